@@ -15,7 +15,7 @@ import (
 
 const (
 	// socketBuffer is the receive buffer of a socket: many times what a dump's
-	// pieces or a chunk of deletions can fill. A smaller one costs retries.
+	// pieces or a chunk of requests can fill. A smaller one costs retries.
 	socketBuffer = 1 << 20
 
 	// answerTime is how long an answer is waited for. The kernel answers within the system

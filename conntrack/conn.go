@@ -38,7 +38,7 @@ type Conn struct {
 
 	mu       sync.Mutex // held for the whole of an operation
 	reader   *channel   // dumps and queries
-	deleter  *channel   // deletions, which must not wait for the dump that finds them
+	writer   *channel   // changes: deletions must not wait for the dump that finds them
 	noFilter bool       // the kernel has no dump filter, or is not to be asked
 }
 
@@ -53,15 +53,15 @@ func Dial(cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, &OpError{Op: "dial ctnetlink", Err: err}
 	}
-	deleter, err := nlwire.Dial(wire)
+	writer, err := nlwire.Dial(wire)
 	if err != nil {
 		return nil, &OpError{Op: "dial ctnetlink", Err: errors.Join(err, reader.Close())}
 	}
-	return newConn(reader, deleter), nil
+	return newConn(reader, writer), nil
 }
 
-func newConn(reader, deleter socket) *Conn {
-	return &Conn{reader: newChannel(reader), deleter: newChannel(deleter)}
+func newConn(reader, writer socket) *Conn {
+	return &Conn{reader: newChannel(reader), writer: newChannel(writer)}
 }
 
 // Close closes the connection and interrupts an operation under way. Closing again does
@@ -70,7 +70,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return errors.Join(c.reader.socket.Close(), c.deleter.socket.Close())
+	return errors.Join(c.reader.socket.Close(), c.writer.socket.Close())
 }
 
 // Count returns the number of entries in the namespace's table, and the limit

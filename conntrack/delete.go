@@ -14,7 +14,7 @@ import (
 	"github.com/nftnat/nftnat/internal/nlwire"
 )
 
-// chunk is how many deletions go to the kernel in one datagram. If all failed, their answers,
+// chunk is how many requests go to the kernel in one datagram. If all failed, their answers,
 // some 830 bytes each as the kernel accounts them, would fill half of a receive buffer of the
 // default size (net.core.rmem_default, 212,992 bytes).
 const chunk = 128
@@ -39,33 +39,40 @@ func (c *Conn) Delete(f Filter, match func(Flow) bool) (deleted int, err error) 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := deletions{conn: c}
+	q := requests{conn: c, redundant: unix.ENOENT} // it has timed out, or somebody else deleted it
 	stop, err := c.walk(f, func(e *entry, flow Flow) error {
 		if match != nil && !match(flow) {
 			return nil
 		}
-		return q.add(e)
+		return q.delete(e)
 	})
 	// Also after an error: what is queued was found to match.
 	if err = cmp.Or(stop, err, q.flush()); err != nil {
-		return q.deleted, c.opError(op, f.String(), err)
+		return q.made, c.opError(op, f.String(), err)
 	}
-	return q.deleted, nil
+	return q.made, nil
 }
 
-// deletions is a queue of at most one chunk of delete requests. They are sent on a socket of
-// their own between two pieces of the dump that finds the entries.
+// requests is a queue of at most one chunk of requests that change entries. They are sent on a socket
+// of their own, deletions between two pieces of the dump that finds the entries.
 // That does not disturb the dump: if the entry at which it paused is gone,
 // it repeats that entry's hash bucket (ctnetlink_dump_table).
-type deletions struct {
-	conn    *Conn
-	buf     []byte
-	n       int
-	deleted int
+type requests struct {
+	conn *Conn
+	// redundant is the answer to a request that there was no need for.
+	redundant unix.Errno
+	buf       []byte
+	n         int
+	made      int // how many changes
 }
 
-func (q *deletions) add(e *entry) error {
+func (q *requests) delete(e *entry) error {
 	q.buf = appendDelete(q.buf, e)
+	return q.queued()
+}
+
+// queued counts a request that was appended.
+func (q *requests) queued() error {
 	if q.n++; q.n < chunk {
 		return nil
 	}
@@ -73,9 +80,9 @@ func (q *deletions) add(e *entry) error {
 }
 
 // flush sends the queue and empties it. If answers were lost, it sends the requests again,
-// one at a time, since a single answer always finds room. The answer to a deletion that was
-// done already is ENOENT.
-func (q *deletions) flush() error {
+// one at a time, since a single answer always finds room. The answer to one that was
+// done already is that it is redundant.
+func (q *requests) flush() error {
 	b, n := q.buf, q.n
 	q.buf, q.n = q.buf[:0], 0
 	if n == 0 {
@@ -95,20 +102,19 @@ func (q *deletions) flush() error {
 	return nil
 }
 
-// send sends n requests and counts what they deleted.
-func (q *deletions) send(b []byte, n int) error {
-	deleted := n
+// send sends n requests and counts what they changed.
+func (q *requests) send(b []byte, n int) error {
+	made := n
 	var failed error
-	err := q.conn.deleter.batch(b, n, func(a nlwire.Answer) {
-		deleted--
-		// ENOENT: the entry has timed out, or somebody else deleted it.
-		if a.Errno != unix.ENOENT && failed == nil {
+	err := q.conn.writer.batch(b, n, func(a nlwire.Answer) {
+		made--
+		if a.Errno != q.redundant && failed == nil {
 			failed = a.Err()
 		}
 	})
 	if err != nil {
 		return err
 	}
-	q.deleted += deleted
+	q.made += made
 	return failed
 }

@@ -1,14 +1,15 @@
 // SPDX-FileCopyrightText: The nftnat authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package conntrack lists, counts and deletes the flows that the kernel's
+// Package conntrack lists, counts, deletes and creates the flows that the kernel's
 // connection tracking holds, over ctnetlink (NETLINK_NETFILTER, subsystem
 // NFNL_SUBSYS_CTNETLINK).
 //
 // The kernel applies NAT rules to the first packet of a flow; later packets follow the
 // flow's conntrack entry. A change of rules does nothing to existing flows until their
 // entries are deleted. [Conn.Delete] names flows as a published port
-// does: by protocol, original destination address and port.
+// does: by protocol, original destination address and port. [Conn.Create] makes known what the
+// host served before it was tracked.
 //
 // # Cost
 //

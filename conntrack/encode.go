@@ -14,7 +14,7 @@ import (
 // Message types of the subsystem: enum cntl_msg_types in
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const (
-	msgNew      = unix.NFNL_SUBSYS_CTNETLINK << 8   // IPCTNL_MSG_CT_NEW: what a dump is made of
+	msgNew      = unix.NFNL_SUBSYS_CTNETLINK << 8   // IPCTNL_MSG_CT_NEW: what a dump is made of, and a request to create
 	msgGet      = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	msgDelete   = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
 	msgGetStats = unix.NFNL_SUBSYS_CTNETLINK<<8 | 5 // IPCTNL_MSG_CT_GET_STATS
@@ -27,6 +27,8 @@ const (
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
 	ctaStatus     = 3
+	ctaProtoInfo  = 4
+	ctaTimeout    = 7 // in seconds
 	ctaID         = 12
 	ctaZone       = 18
 	ctaFilter     = 25
@@ -47,6 +49,14 @@ const (
 	ctaProtoNum     = 1
 	ctaProtoSrcPort = 2
 	ctaProtoDstPort = 3
+
+	// enum ctattr_protoinfo
+	ctaProtoInfoTCP = 1
+
+	// enum ctattr_protoinfo_tcp
+	ctaTCPState      = 1
+	ctaTCPFlagsOrig  = 4
+	ctaTCPFlagsReply = 5
 
 	// enum ctattr_filter
 	ctaFilterOrigFlags = 1 // host byte order: nla_get_u32 in ctnetlink_parse_filter

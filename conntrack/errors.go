@@ -15,10 +15,10 @@ import (
 //
 // errors.Is finds its cause: [io/fs.ErrPermission]
 // without CAP_NET_ADMIN, [io/fs.ErrClosed] after Close, [io/fs.ErrInvalid] for
-// an invalid filter, [errors.ErrUnsupported] if the kernel has
+// an invalid filter or connection, [errors.ErrUnsupported] if the kernel has
 // no ctnetlink, or the kernel's error number.
 type OpError struct {
-	Op     string // "dial ctnetlink", "list flows", "delete flows", "count flows"
+	Op     string // "dial ctnetlink", "list flows", "delete flows", "create flows", "count flows"
 	Object string // the filter: "udp 0.0.0.0:53"; may be empty
 	Err    error  // the cause, never nil
 }

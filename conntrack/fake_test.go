@@ -170,7 +170,7 @@ func statsPayload(entries, limit uint32) []byte {
 // entryPayload is a flow as the kernel sends it, with attributes in it that
 // this package does not know.
 func entryPayload(f Flow) []byte {
-	const ctaTimeout, ctaMark, ctaUse, unknown = 7, 8, 11, 99
+	const ctaMark, ctaUse, unknown = 8, 11, 99
 	b := []byte{familyOf(f.Src.Addr()), unix.NFNETLINK_V0, 0, 0}
 	b = appendTuple(b, ctaTupleOrig, f.Proto, f.Src, f.Dst)
 	b = appendTuple(b, ctaTupleReply, f.Proto, f.ReplySrc, f.ReplyDst)

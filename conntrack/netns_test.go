@@ -121,7 +121,6 @@ func familyOf(a netip.Addr) uint8 {
 // appendNew appends the request to create a flow (IPCTNL_MSG_CT_NEW), good for
 // an hour.
 func appendNew(b []byte, f Flow) []byte {
-	const ctaTimeout = 7
 	start := len(b)
 	b, _ = request(b, msgNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, familyOf(f.Src.Addr()))
 	b = appendTuple(b, ctaTupleOrig, f.Proto, f.Src, f.Dst)

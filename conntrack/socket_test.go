@@ -120,12 +120,12 @@ func TestPermission(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrPermission)
 
 		// Deletions too, should the capability be lost in mid-pass.
-		q := deletions{conn: c}
+		q := requests{conn: c, redundant: unix.ENOENT}
 		for _, e := range entries {
-			require.NoError(t, q.add(&e))
+			require.NoError(t, q.delete(&e))
 		}
 		require.ErrorIs(t, q.flush(), fs.ErrPermission)
-		require.Zero(t, q.deleted)
+		require.Zero(t, q.made)
 		return nil
 	}))
 	require.Len(t, oracle(t, ns), len(flows))
@@ -177,7 +177,7 @@ func TestDeleteOverrun(t *testing.T) {
 	ns := labtest.NewNS(t, "table")
 	fill(t, ns, chunk, func(i int) Flow { return plain(unix.IPPROTO_UDP, fmt.Sprintf("10.0.0.%d:4000", i), "192.0.2.1:53") })
 	c, rival := dial(t, ns), dial(t, ns)
-	s, ok := c.deleter.socket.(*nlwire.Socket)
+	s, ok := c.writer.socket.(*nlwire.Socket)
 	require.True(t, ok)
 	require.NoError(t, s.Control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })) // the kernel makes that its minimum, 2,304
 	filter := Filter{Proto: unix.IPPROTO_UDP, FirstPort: 53}
@@ -192,7 +192,7 @@ func TestDeleteOverrun(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Zero(t, n)
-	require.Equal(t, uint32(2*chunk), c.deleter.seq) // all at once, then one by one
+	require.Equal(t, uint32(2*chunk), c.writer.seq) // all at once, then one by one
 	require.Empty(t, oracle(t, ns))
 }
 

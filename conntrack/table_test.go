@@ -264,10 +264,10 @@ func TestDeleteSparesSuccessor(t *testing.T) {
 		var e entry
 		_, err := decodeEntry(entryPayload(found), &e)
 		require.NoError(t, err)
-		q := deletions{conn: c}
-		require.NoError(t, q.add(&e))
+		q := requests{conn: c, redundant: unix.ENOENT}
+		require.NoError(t, q.delete(&e))
 		require.NoError(t, q.flush())
-		require.Equal(t, tt.gone, q.deleted)
+		require.Equal(t, tt.gone, q.made)
 		require.Len(t, oracle(t, ns), 1-tt.gone)
 	}
 }

@@ -186,14 +186,16 @@ func (e *core) commit(ctx context.Context, c change) error {
 	return nil
 }
 
-// commitTable changes the elements of the table, or creates the table if there is none. If
-// another program has created one meanwhile, the error is table.ErrConflict.
+// commitTable changes the elements of the table, or creates the table if there is none, without the
+// ports if this host may have connections at them. If another program has created one meanwhile, the
+// error is table.ErrConflict.
 func (e *core) commitTable(p *plan, undo *undoList) error {
 	if !e.table.Present() {
 		all := p.wholeTable(e.now(), append(schema.HairpinElements(e.hairpins.Records(p.hairpins)), e.shared.elements()...))
 		first, limited := all, slices.ContainsFunc(all.Add, schema.LimitsPort)
+		apart := limited || e.hasConnections(p.Added)
 		var limits, rest []nft.Element
-		if limited {
+		if apart {
 			first = nft.Change{}
 			first.Add, limits, rest = optionsApart(all.Add)
 		}
@@ -202,14 +204,23 @@ func (e *core) commitTable(p *plan, undo *undoList) error {
 		}
 		undo.add(e.table.UndoCreate)
 		e.rememberRivals()
-		if !limited {
+		if !apart {
 			return nil
 		}
-		if err := e.table.Update(nft.Change{Add: limits}); err != nil {
-			return err
+		if limited {
+			if err := e.table.Update(nft.Change{Add: limits}); err != nil {
+				return err
+			}
 		}
 		e.table.Grace()
+		// Tracking has begun with the table: what comes from now on is known.
+		e.opts.Trace("track")
+		e.trackConnections(translatedTCP(slices.Values(p.Added)))
 		return e.table.Update(nft.Change{Add: rest, Further: all.Further})
+	}
+	if served := e.servedByOthers(p.Added); len(served) != 0 {
+		e.opts.Trace("track")
+		e.trackConnections(slices.Values(served))
 	}
 	if err := e.prepare(p.layout, p.optionSteps(e.now())); err != nil {
 		return err

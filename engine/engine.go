@@ -64,7 +64,11 @@ type core struct {
 	noDestroy      bool // the kernel ends no sockets of others
 	// shared are what the table has of shared ports.
 	shared sharedPorts
-	now    func() time.Time
+	// given are the ports of the call under way that a program has passed, which serves them until then.
+	given []portset.Frontend
+	// listConnections calls a function with the TCP connections of this host at some ports.
+	listConnections func(hostnet.PortRange, func(hostnet.Connection)) error
+	now             func() time.Time
 	// ways are the routes to backends when the host was last looked at.
 	ways hostnet.RouteMap
 	// swept is when the flows of expired ports were last ended, and slowest the time of the
@@ -151,6 +155,9 @@ func newEngine(opts Options) *Engine {
 	c := e.core
 	c.handles = handles{owner: e, byName: map[string]*Endpoint{}}
 	c.log = slog.New(noteHandler{opts.Log.Handler(), &c.noted})
+	c.listConnections = func(at hostnet.PortRange, f func(hostnet.Connection)) error {
+		return hostnet.Connections(c.namespace, at, f)
+	}
 	c.hairpins = hairpin.New(hairpinHost{c}, c.log)
 	c.holder = portholder.New(portholder.Options{})
 	c.table = table.New(table.Config{

@@ -54,6 +54,9 @@ type testbed struct {
 	store *memoryStore
 	// localhost is none unless a test has it: then engines lead localhost by eBPF.
 	localhost *fakeLocalhost
+	// connections are those of the host; asked is for which ports engines have asked.
+	connections []hostnet.Connection
+	asked       []hostnet.PortRange
 }
 
 func newTestbed() *testbed {
@@ -95,6 +98,15 @@ func (b *testbed) tryOpen(opts Options) (*Engine, error) {
 	e.core.namespace = &hostnet.Namespace{}
 	e.core.now = b.clock.Now
 	e.core.flows, e.core.host = b.flows, b.host
+	e.core.listConnections = func(at hostnet.PortRange, f func(hostnet.Connection)) error {
+		b.asked = append(b.asked, at)
+		for _, c := range b.connections {
+			if port := c.Local.Port(); at.First <= port && port <= at.Last {
+				f(c)
+			}
+		}
+		return nil
+	}
 	if b.localhost != nil && !opts.ReadOnly {
 		e.core.programs.Localhost = hooks.NewLocalhost(b.localhost)
 	}
@@ -271,6 +283,30 @@ func (t *fakeFlows) Each(f conntrack.Filter, yield func(conntrack.Flow) error) e
 		}
 	}
 	return nil
+}
+
+// Create creates what there is not yet. A test sees by the hook when.
+func (t *fakeFlows) Create(connections []conntrack.Connection) (created int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hook != nil {
+		if err := t.hook("Create"); err != nil {
+			return 0, err
+		}
+	}
+	for _, c := range connections {
+		if slices.ContainsFunc(t.flows, func(f conntrack.Flow) bool {
+			return f.Proto == uint8(nat.TCP) && f.Src == c.Client && f.Dst == c.Server
+		}) {
+			continue
+		}
+		created++
+		t.flows = append(t.flows, conntrack.Flow{
+			Proto: uint8(nat.TCP), Src: c.Client, Dst: c.Server, ReplySrc: c.Server, ReplyDst: c.Client,
+			Status: conntrack.StatusSeenReply | conntrack.StatusAssured | conntrack.StatusConfirmed,
+		})
+	}
+	return created, nil
 }
 
 func (t *fakeFlows) Close() error { t.closed++; return nil }

@@ -23,6 +23,7 @@ import (
 type flowTable interface {
 	flows.Table
 	Each(conntrack.Filter, func(conntrack.Flow) error) error
+	Create([]conntrack.Connection) (int, error)
 	Count() (entries, limit int, err error)
 	Close() error
 }

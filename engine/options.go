@@ -72,8 +72,8 @@ type Options struct {
 	Changes func(nat.Change)
 	// Trace, if set, is called with the name of each step before it is taken. The steps of
 	// a change are "reserve", "bind", "forward", "commit", "save" (with a Store), "flows",
-	// "open" and "done"; if ranges are replaced, "prepare" follows "commit", and "settle" and
-	// "clean" follow "open". Those of loading the table are "adopt"; "repair", if it is
+	// "open" and "done"; "track" follows "commit" if this host may have connections at added ports; if
+	// ranges are replaced, "prepare" follows "commit", and "settle" and "clean" follow "open". Those of loading the table are "adopt"; "repair", if it is
 	// damaged; and "ended", if it has records of expired mappings. Trace must not call the
 	// engine.
 	Trace func(step string)

@@ -44,11 +44,15 @@ func (e *Engine) Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.
 // ErrInvalid for a socket that is not of a mapping's frontend.
 func (e *Engine) PublishHeld(ctx context.Context, how nat.PublishOptions, sockets []PortSocket, ms ...nat.Mapping) ([]nat.Mapping, error) {
 	return update(ctx, e, func(c *core) ([]nat.Mapping, error) {
-		defer c.holder.HoldGiven(&c.mappings)
+		defer func() {
+			c.given = nil
+			c.holder.HoldGiven(&c.mappings)
+		}()
 		for _, s := range sockets {
 			if err := c.give(s); err != nil {
 				return nil, err
 			}
+			c.given = append(c.given, portset.Frontend{Proto: s.Proto, AddrPort: s.Frontend})
 		}
 		return c.publish(ctx, how, ms)
 	})

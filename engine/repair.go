@@ -32,6 +32,7 @@ func (e *core) rewrite(c table.Contents) error {
 	now := e.now()
 	records := slices.Concat(e.records(), e.outElements(now), e.optionElements(), schema.AllNotes(e.mappings.Whole, e.over), e.shared.elements())
 	es := elementsOf(now, e.mappings.Entries, e.mappings.LenEntries(), records)
+	e.trackConnections(translatedTCP(e.mappings.All)) // nothing may have been tracked without the rules
 	if err := e.table.Rewrite(c, es); err != nil {
 		return err
 	}
@@ -51,6 +52,9 @@ func (e *core) correct(f found) error {
 	ch := f.Correction()
 	ch.Generation = f.loaded.Generation
 	e.opts.Trace("repair")
+	if len(d.Lines) != 0 {
+		e.trackConnections(translatedTCP(f.Ports.All))
+	}
 	if err := e.table.Correct(f.loaded, f.Elements, ch); err != nil {
 		return err
 	}

@@ -48,3 +48,14 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkConnections lists the connections at one port.
+func BenchmarkConnections(b *testing.B) {
+	ns, err := OpenNamespace(labtest.NewNS(b, "host").Path())
+	require.NoError(b, err)
+	for b.Loop() {
+		if err := Connections(ns, PortRange{8080, 8080}, func(Connection) {}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

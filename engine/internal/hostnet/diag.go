@@ -17,6 +17,7 @@ import (
 
 // Messages of sock_diag(7), and their sizes (include/uapi/linux/inet_diag.h).
 const (
+	diagTCP      = 18 // TCPDIAG_GETSOCK: of both families
 	diagByFamily = 20
 	diagDestroy  = 21 // SOCK_DESTROY
 
@@ -24,6 +25,9 @@ const (
 	diagIDSize      = 48
 	diagAnyState    = ^uint32(0)
 )
+
+// anyFamily asks for sockets of TCP of both families at once, which takes half of the time of a dump of each.
+const anyFamily = unix.AF_UNSPEC
 
 // Operations of the filter of a dump (INET_DIAG_REQ_BYTECODE). A jump that is not taken goes on behind
 // the operation, one that is taken behind the end, which refuses the socket.
@@ -114,8 +118,10 @@ func decodeDiag(b []byte) (s diagSocket, ok bool) {
 type diag struct {
 	nl    *nlwire.Socket
 	proto byte
-	seq   uint32
-	buf   []byte
+	// states are those of the sockets that are asked for.
+	states uint32
+	seq    uint32
+	buf    []byte
 }
 
 func openDiag(ns *Namespace, proto nat.Proto) (*diag, error) {
@@ -123,7 +129,7 @@ func openDiag(ns *Namespace, proto nat.Proto) (*diag, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask for sockets: %w", err)
 	}
-	d := &diag{nl: nl, proto: unix.IPPROTO_TCP, buf: make([]byte, nlwire.LargestDatagram)}
+	d := &diag{nl: nl, proto: unix.IPPROTO_TCP, states: diagAnyState, buf: make([]byte, nlwire.LargestDatagram)}
 	if proto == nat.UDP {
 		d.proto = unix.IPPROTO_UDP
 	}
@@ -133,11 +139,16 @@ func openDiag(ns *Namespace, proto nat.Proto) (*diag, error) {
 func (d *diag) request(typ, flags uint16, family byte, id []byte, filter []byte) []byte {
 	d.seq++
 	b, at := nlwire.OpenMessage(nil, typ, flags, d.seq)
-	b = append(b, family, d.proto, 0, 0)
-	b = binary.NativeEndian.AppendUint32(b, diagAnyState)
+	states := binary.NativeEndian.AppendUint32(nil, d.states)
 	var whole [diagIDSize]byte
 	copy(whole[:], id)
-	b = append(b, whole[:]...)
+	if typ == diagTCP { // struct inet_diag_req
+		b = append(append(b, make([]byte, 4)...), whole[:]...)
+		b = append(append(b, states...), make([]byte, 4)...)
+	} else { // struct inet_diag_req_v2
+		b = append(append(b, family, d.proto, 0, 0), states...)
+		b = append(b, whole[:]...)
+	}
 	if len(filter) != 0 {
 		b = nlwire.AppendAttr(b, diagBytecode, filter...)
 	}
@@ -147,7 +158,11 @@ func (d *diag) request(typ, flags uint16, family byte, id []byte, filter []byte)
 // each calls f with the sockets of a family that a filter keeps. It is not called if the kernel has no such
 // family.
 func (d *diag) each(family byte, filter *diagFilter, f func(*diagSocket)) error {
-	if err := d.nl.Send(d.request(diagByFamily, unix.NLM_F_DUMP, family, nil, filter.bytes())); err != nil {
+	typ := uint16(diagByFamily)
+	if family == anyFamily {
+		typ = diagTCP
+	}
+	if err := d.nl.Send(d.request(typ, unix.NLM_F_DUMP, family, nil, filter.bytes())); err != nil {
 		return fmt.Errorf("ask for sockets: %w", err)
 	}
 	for {
@@ -167,7 +182,7 @@ func (d *diag) each(family byte, filter *diagFilter, f func(*diagSocket)) error 
 					return fmt.Errorf("read sockets: %w", err)
 				}
 				return nil
-			case diagByFamily:
+			case typ:
 				if s, ok := decodeDiag(m.Payload); ok {
 					f(&s)
 				}

@@ -57,11 +57,43 @@ func SocketsIn(ns *Namespace, proto nat.Proto, first, last uint16) (found []Sock
 
 // States of include/net/tcp_states.h.
 const (
-	tcpSynSent  = 2
-	tcpTimeWait = 6
-	tcpClose    = 7 // of UDP: not connected
-	tcpListen   = 10
+	tcpEstablished = 1
+	tcpSynSent     = 2
+	tcpSynRecv     = 3
+	tcpFinWait1    = 4
+	tcpFinWait2    = 5
+	tcpTimeWait    = 6
+	tcpClose       = 7 // of UDP: not connected
+	tcpCloseWait   = 8
+	tcpLastAck     = 9
+	tcpListen      = 10
+	tcpClosing     = 11
 )
+
+// Connection is a TCP connection of this host, seen from one of its ends.
+type Connection struct {
+	Local, Peer netip.AddrPort
+	// Opening is whether its SYN has come and nothing after it, Closing whether this end has sent its
+	// FIN.
+	Opening, Closing bool
+}
+
+// Connections calls f with the connections of this host at any of the ports, those that nobody has accepted yet
+// included, and without those that both ends have ended.
+func Connections(ns *Namespace, ports PortRange, f func(Connection)) (err error) {
+	const closing = 1<<tcpFinWait1 | 1<<tcpFinWait2 | 1<<tcpLastAck | 1<<tcpClosing
+	d, err := openDiag(ns, nat.TCP)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.nl.Close()) }()
+	d.states = 1<<tcpEstablished | 1<<tcpSynRecv | 1<<tcpCloseWait | closing
+	var filter diagFilter
+	filter.ports(ports.First, ports.Last)
+	return d.each(anyFamily, &filter, func(s *diagSocket) {
+		f(Connection{Local: s.local(), Peer: s.peer(), Opening: s.state == tcpSynRecv, Closing: closing>>s.state&1 != 0})
+	})
+}
 
 // GivesToClients reports whether a port is one that the kernel chooses for clients.
 func (s Sysctls) GivesToClients(port uint16) (bool, error) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -114,5 +115,49 @@ func TestTunnelAt(t *testing.T) {
 		require.Zero(t, pid)
 		_, err = os.Readlink("/proc/1/exe") // some machines keep it even from root
 		require.Equal(t, process.SeesAll() && err == nil, none)
+	}
+}
+
+// Connections of both families are listed from the first SYN to the last FIN, those that nobody has accepted too.
+func TestConnections(t *testing.T) {
+	labtest.Require(t)
+	lab := labtest.NewNS(t, "host")
+	ns, err := OpenNamespace(lab.Path())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, ns.Close()) }()
+	list := func(first, last uint16) (found []Connection) {
+		require.NoError(t, Connections(ns, PortRange{first, last}, func(c Connection) { found = append(found, c) }))
+		return found
+	}
+	var l net.Listener
+	require.NoError(t, ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", "[::]:8080")
+		return err
+	}))
+	defer l.Close()
+	require.Empty(t, list(1, 65535))
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		addr := netip.MustParseAddr(host)
+		var c net.Conn
+		require.NoError(t, ns.Do(func() (err error) {
+			c, err = net.Dial("tcp", net.JoinHostPort(host, "8080"))
+			return err
+		}))
+		client := c.LocalAddr().(*net.TCPAddr).AddrPort()
+		server := netip.AddrPortFrom(addr, 8080)
+		require.Equal(t, []Connection{{Local: server, Peer: client}}, list(8080, 8080))
+		require.ElementsMatch(t, []Connection{{Local: server, Peer: client}, {Local: client, Peer: server}}, list(1024, 65535))
+		require.Empty(t, list(8081, 8090))
+		served, err := l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, served.(*net.TCPConn).CloseWrite())
+		require.Eventually(t, func() bool {
+			found := list(8080, 8080)
+			return len(found) == 1 && found[0] == Connection{Local: server, Peer: client, Closing: true}
+		}, 10*time.Second, time.Millisecond)
+		require.False(t, list(client.Port(), client.Port())[0].Closing, "the client may go on")
+		require.NoError(t, c.Close())
+		require.Eventually(t, func() bool { return len(list(1, 65535)) == 0 }, 10*time.Second, time.Millisecond, "TIME_WAIT is the end")
+		require.NoError(t, served.Close())
 	}
 }

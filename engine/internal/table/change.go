@@ -53,6 +53,7 @@ func (t *Table) Create(ch nft.Change) error {
 		return t.Uncertain(err)
 	}
 	t.setPresent(true)
+	t.changed = time.Now()
 	t.readHandle()
 	return nil
 }

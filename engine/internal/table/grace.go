@@ -19,8 +19,8 @@ const (
 	barrierGlobal = 1
 )
 
-// Grace waits until no packet is under way in the rules that began before the last change of
-// elements. The kernel waits until each processor has come by a point at which it handles none
+// Grace waits until no packet is under way in the rules that began before the table was created or its
+// elements were changed last. The kernel waits until each processor has come by a point at which it handles none
 // (membarrier(2)); it does not if there is one processor, or some are kept free of interrupts.
 func (t *Table) Grace() {
 	if t.changed.IsZero() || time.Since(t.changed) > longestPacket {

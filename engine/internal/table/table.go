@@ -81,7 +81,7 @@ type Table struct {
 	unwatch context.CancelFunc
 	counts  Counts
 	updates uint64
-	// changed is when elements were changed last, for Grace.
+	// changed is when the table was created or elements were changed last, for Grace.
 	changed time.Time
 }
 
