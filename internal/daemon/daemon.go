@@ -20,6 +20,7 @@ import (
 	"github.com/nftnat/nftnat/explain"
 	"github.com/nftnat/nftnat/internal/confine"
 	"github.com/nftnat/nftnat/internal/netns"
+	"github.com/nftnat/nftnat/internal/startmemory"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -102,7 +103,7 @@ type server struct {
 
 	engine  *engine.Engine
 	started time.Time
-	atStart startMemory
+	atStart startmemory.Memory
 	group   int
 	netns   uint64
 	log     *slog.Logger
@@ -139,7 +140,7 @@ type server struct {
 
 // Run runs a daemon until ctx is done, another daemon has taken over from it, or it fails.
 func Run(ctx context.Context, o Options) error {
-	collectSooner()
+	startmemory.CollectSooner()
 	s := &server{
 		Options: o, started: time.Now(), log: o.Log, changes: newChangeLog(o.Log), handovers: make(chan *net.UnixConn, 1),
 	}
@@ -215,7 +216,7 @@ func (s *server) run(ctx context.Context, from *inheritance) (err error) {
 			defer func() { _ = l.Close() }() // nothing was written
 		}
 	}
-	s.atStart = findStartMemory()
+	s.atStart = startmemory.Find()
 	ended := s.sessions.find(ctx)
 	s.confine()
 	from.committed(s.log)

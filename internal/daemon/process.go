@@ -4,13 +4,9 @@
 package daemon
 
 import (
-	"context"
-	"fmt"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,71 +41,5 @@ const fileTableSize = 4096
 func growFileTable() {
 	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, fileTableSize-1); err == nil {
 		_ = unix.Close(fd)
-	}
-}
-
-// garbagePercent is how much garbage a daemon's heap may have before it is collected, in per
-// cent of what is in use. Go's default is 100, and at least 4 MiB; the minimum shrinks with it.
-// A daemon of some hundred mappings has 1 MiB in use: the garbage of a request now and then
-// would be a quarter of its memory. The proxies make no garbage.
-const garbagePercent = 50
-
-// collectSooner has garbage collected sooner, unless the user of the daemon has decided.
-func collectSooner() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(garbagePercent)
-	}
-}
-
-// startMemory is what a start takes and serving does not.
-type startMemory struct{ code []pages }
-
-// pages are mapped from a file.
-type pages struct{ first, last uintptr }
-
-// findStartMemory is called while files can be read.
-func findStartMemory() (m startMemory) {
-	maps, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		return m
-	}
-	program, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return m
-	}
-	var p pages
-	var access string
-	ours := false
-	for line := range strings.Lines(string(maps)) {
-		var first, last uintptr
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &first, &last, &access); n == 3 {
-			p, ours = pages{first, last}, len(access) == 4 && access[1] == '-' && strings.HasSuffix(strings.TrimSpace(line), " "+program)
-		}
-		// Pages that were written, such as by the dynamic linker, are not those of the file.
-		if fields := strings.Fields(line); ours && len(fields) == 3 && fields[0] == "Anonymous:" && fields[1] == "0" {
-			m.code = append(m.code, p)
-		}
-	}
-	return m
-}
-
-// releaseDelay is how long after the start its memory is given back: when what begins then has begun.
-const releaseDelay = time.Second
-
-// release gives the memory back, a little later. The kernel maps code and constants again, a few pages at a
-// time, when they are next used; they are in its page cache.
-func (m startMemory) release(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(releaseDelay):
-		m.giveBack()
-	}
-}
-
-func (m startMemory) giveBack() {
-	debug.FreeOSMemory()
-	for _, p := range m.code {
-		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.first, p.last-p.first, unix.MADV_DONTNEED)
 	}
 }

@@ -4,7 +4,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -36,15 +35,4 @@ func TestGrowFileTable(t *testing.T) {
 	_, err = fmt.Sscan(rest, &size)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, size, fileTableSize)
-}
-
-// What a start took is given back, and the program goes on.
-func TestStartMemory(t *testing.T) {
-	m := findStartMemory()
-	require.NotEmpty(t, m.code)
-	ended, end := context.WithCancel(t.Context())
-	end()
-	m.release(ended)
-	m.giveBack()
-	require.NotEmpty(t, findStartMemory().code)
 }

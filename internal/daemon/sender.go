@@ -35,7 +35,7 @@ func (s *server) serve(ctx context.Context) error {
 	defer releasing.Wait()
 	soon, cancel := context.WithCancel(ctx)
 	defer cancel()
-	releasing.Go(func() { s.atStart.release(soon) })
+	releasing.Go(func() { s.atStart.Release(soon) })
 	for announce := s.announce; ; announce = func() {} {
 		leave := make(chan struct{})
 		tasks := []func(context.Context) error{
