@@ -21,10 +21,10 @@ SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/..
 	net net/http/... net/textproto net/url regexp/... text/... vendor/... golang.org/x/net/... \
 	$(addprefix github.com/,cilium/... containernetworking/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
 	$(addprefix github.com/nftnat/nftnat/,cmd/... cni explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
-	docker migrate/... state/... trace/... bpf $(addprefix engine/internal/,answers hairpin hooks ipam portholder rivals table))
+	docker migrate/... state/... trace/... bpf web $(addprefix engine/internal/,answers hairpin hooks ipam portholder rivals table))
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client big-endian cross kernels nft-versions bench bench-once bench-compare tidy
+.PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client browser big-endian cross kernels nft-versions bench bench-once bench-compare tidy
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -191,6 +191,10 @@ cross: ## builds without cgo for all architectures that are promised, and what c
 # A module of its own: go test ./... does not know it.
 openapi-client: ## a client generated from docs/openapi.yaml does its work with the daemon
 	cd integration/openapi && $(GO) generate ./... && $(GO) mod tidy -diff && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
+
+# A module of its own as well. npm fetches the rules of accessibility.
+browser: ## the page of nftnat web in Chromium, without a window: NFTNAT_SCREENSHOTS=DIR keeps pictures
+	cd integration/browser && npm ci --silent --no-audit --no-fund && $(GO) mod tidy -diff && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
 
 big-endian: ## the codecs and allocators on s390x, by emulation
 	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc ./bpf
