@@ -52,6 +52,9 @@ type call struct {
 	recorded bool
 }
 
+// listing is an argument that is a document.
+const listing = "NewPortListing"
+
 const (
 	envelopeSpace = "http://schemas.xmlsoap.org/soap/envelope/"
 	encodingStyle = "http://schemas.xmlsoap.org/soap/encoding/"
@@ -129,7 +132,14 @@ func (c *call) answer(a *action, space string) string {
 	openEnvelope(doc)
 	doc.WriteString(`<u:` + a.name + `Response xmlns:u="` + space + `">`)
 	for i, arg := range a.out {
-		doc.text(arg.name, c.out[i])
+		if arg.name != listing {
+			doc.text(arg.name, c.out[i])
+			continue
+		}
+		// As other gateways send it: upnpc reads it in no other way. There is no "]]>" in it.
+		doc.open(listing)
+		doc.WriteString("<![CDATA[" + c.out[i] + "]]>")
+		doc.close(listing)
 	}
 	doc.close("u:" + a.name + "Response")
 	closeEnvelope(doc)

@@ -125,7 +125,7 @@ func ipConnection(v Version) *service {
 	s.actions = append(s.actions,
 		action{"AddAnyPortMapping", arguments(identity + backend), arguments("NewReservedPort=ExternalPort"), addAnyMapping},
 		action{"DeletePortMappingRange", arguments(portSpan), nil, deleteRange},
-		action{"GetListOfPortMappings", arguments(portSpan + "NewNumberOfPorts=PortMappingNumberOfEntries"), arguments("NewPortListing=A_ARG_TYPE_PortListing"), listMappings},
+		action{"GetListOfPortMappings", arguments(portSpan + "NewNumberOfPorts=PortMappingNumberOfEntries"), arguments(listing+"=A_ARG_TYPE_PortListing"), listMappings},
 	)
 	s.variables = append(s.variables,
 		variable{name: "SystemUpdateID", kind: "ui4", evented: true},
