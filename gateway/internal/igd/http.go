@@ -143,12 +143,15 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request, to *service, cl
 func (s *Server) call(r *http.Request, to *service, client netip.Addr, body string) (string, *fault) {
 	c := &call{ctx: r.Context(), server: s, client: client, service: to}
 	a, space, f := c.parse(r.Header.Get("SOAPACTION"), body)
-	name := ""
 	if f == nil {
-		name, f = a.name, a.do(c)
+		f = a.do(c)
 	}
 	if f != nil {
 		if !c.recorded && !f.absent() {
+			name := ""
+			if a != nil {
+				name = a.name
+			}
 			s.leases.Refuse(lease.IGD, client, name, f.String())
 		}
 		return "", f

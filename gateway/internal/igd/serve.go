@@ -7,44 +7,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"time"
+
+	"github.com/nftnat/nftnat/internal/httpd"
 )
 
 const (
+	maxConns = 64 // as many as the LAN gives, few of each host
 	// timeout is how long a client may take for a header, a body, and the answer.
 	timeout = 5 * time.Second
 	// goodbye is how long requests under way may take at the end.
-	goodbye   = 2 * time.Second
-	maxHeader = 8 << 10
+	goodbye = 2 * time.Second
 )
 
-// serve answers requests until ctx is done. It closes the listener, which bounds the connections.
+// serve answers requests until ctx is done. It closes the listener.
 func (s *Server) serve(ctx context.Context) error {
-	h := &http.Server{
-		Handler:           s,
-		ReadHeaderTimeout: timeout,
-		ReadTimeout:       timeout,
-		WriteTimeout:      2 * timeout,
-		IdleTimeout:       timeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	served := make(chan error, 1)
-	go func() { served <- h.Serve(s.listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve requests: %w", errors.Join(err, s.listener.Close()))
-	case <-ctx.Done():
+	h := httpd.New(httpd.Options{
+		Handler:       s,
+		HeaderTimeout: timeout,
+		IdleTimeout:   timeout,
+		BodyTimeout:   timeout,
+		WriteTimeout:  timeout,
+		MaxBody:       maxBody,
+		MaxConns:      maxConns,
+		Log:           s.log,
+	})
+	stop := context.AfterFunc(ctx, func() { _ = s.listener.Close() })
+	err := h.Serve(s.listener)
+	if stop() { // it has failed by itself
+		err = errors.Join(err, s.listener.Close())
+	} else if errors.Is(err, net.ErrClosed) {
+		err = nil
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
 	defer cancel()
 	if h.Shutdown(end) != nil { // those that are not answered by then never are
-		_ = h.Close()
+		h.Close()
 	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+	if err != nil {
 		return fmt.Errorf("serve requests: %w", err)
 	}
 	return nil

@@ -61,7 +61,7 @@ const (
 )
 
 // parse reads a request (UDA 1.1, 3.2.1): the field SOAPACTION and the body. It returns the
-// action, its name and namespace as in the request, or the fault.
+// action, unless there is none of that name, and its namespace as in the request, or the fault.
 func (c *call) parse(field, body string) (a *action, space string, f *fault) {
 	space, name, ok := strings.Cut(unquote(field), "#")
 	if !ok {
@@ -72,15 +72,15 @@ func (c *call) parse(field, body string) (a *action, space string, f *fault) {
 	}
 	root, err := parseXML(body)
 	if err != nil || root.space != envelopeSpace || root.name != "Envelope" {
-		return nil, "", invalidArguments()
+		return a, "", invalidArguments()
 	}
 	b := root.child(envelopeSpace, "Body")
 	if b == nil || len(b.children) != 1 {
-		return nil, "", invalidArguments()
+		return a, "", invalidArguments()
 	}
 	request := b.children[0]
 	if request.space != space || request.name != name {
-		return nil, "", invalidAction()
+		return a, "", invalidAction()
 	}
 	c.in = make(map[string]string, len(a.in))
 	for _, arg := range a.in {
@@ -92,13 +92,13 @@ func (c *call) parse(field, body string) (a *action, space string, f *fault) {
 				continue
 			}
 			if found || len(e.children) != 0 {
-				return nil, "", invalidArguments()
+				return a, "", invalidArguments()
 			}
 			found = true
 			c.in[arg.name] = e.text
 		}
 		if !found {
-			return nil, "", invalidArguments()
+			return a, "", invalidArguments()
 		}
 	}
 	return a, space, nil
