@@ -21,7 +21,7 @@ SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/..
 	net net/http/... net/textproto net/url regexp/... text/... vendor/... golang.org/x/net/... \
 	$(addprefix github.com/,cilium/... containernetworking/... coreos/... goccy/... google/... mdlayher/... spf13/... vishvananda/...) \
 	$(addprefix github.com/nftnat/nftnat/,cmd/... cni explain/... internal/confine internal/daemon internal/handover internal/lab/... internal/rules/... \
-	docker migrate/... state/... trace/... bpf web $(addprefix engine/internal/,answers hairpin hooks ipam portholder rivals table))
+	docker gateway/... migrate/... state/... trace/... bpf/... web $(addprefix engine/internal/,answers hairpin hooks ipam portholder rivals table))
 
 .DEFAULT_GOAL := build
 .PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client browser big-endian cross kernels nft-versions bench bench-once bench-compare tidy

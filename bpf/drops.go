@@ -9,11 +9,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // Drop is a packet that the kernel has dropped.
@@ -31,11 +30,11 @@ type Drop struct {
 // Drops tells of packets that are dropped in one network namespace. Function is for one goroutine at a
 // time, and so are the other methods; Run may run meanwhile.
 type Drops struct {
-	ports     *ebpf.Map
-	events    *ebpf.Map
-	program   *ebpf.Program
-	link      link.Link
-	reader    *ringbuf.Reader
+	ports     *sys.Map
+	events    *sys.Map
+	program   *sys.Program
+	link      *sys.Link
+	reader    *sys.Ring
 	reasons   map[uint32]string // nil: the kernel does not tell
 	functions map[uint64]string
 }
@@ -65,32 +64,32 @@ func OpenDrops(netNS uint64) (_ *Drops, err error) {
 			err = errors.Join(fmt.Errorf("load a program for dropped packets: %w", err), d.Close())
 		}
 	}()
-	spec, err := btf.LoadKernelSpec()
+	types, err := readTypes()
 	if err != nil {
 		return nil, err
 	}
-	at, err := findOffsets(spec)
+	at, err := findOffsets(types)
 	if err != nil {
 		return nil, err
 	}
-	d.reasons = reasonsOf(spec)
-	if d.ports, err = ebpf.NewMap(&ebpf.MapSpec{Name: "nftnat_ports", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 16}); err != nil {
+	d.reasons = reasonsOf(types)
+	if d.ports, err = sys.NewMap(&sys.MapSpec{Name: "nftnat_ports", Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 16}); err != nil {
 		return nil, err
 	}
-	if d.events, err = ebpf.NewMap(&ebpf.MapSpec{Name: "nftnat_drops", Type: ebpf.RingBuf, MaxEntries: ringSize}); err != nil {
+	if d.events, err = sys.NewMap(&sys.MapSpec{Name: "nftnat_drops", Type: unix.BPF_MAP_TYPE_RINGBUF, MaxEntries: ringSize}); err != nil {
 		return nil, err
 	}
-	d.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "nftnat_drops", Type: ebpf.RawTracepoint, License: "GPL", // of which the helpers are
+	d.program, err = sys.NewProgram(&sys.ProgramSpec{
+		Name: "nftnat_drops", Type: unix.BPF_PROG_TYPE_RAW_TRACEPOINT,
 		Instructions: assemble(at, netNS, d.reasons != nil, d.ports.FD(), d.events.FD()),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if d.link, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: "kfree_skb", Program: d.program}); err != nil {
+	if d.link, err = sys.AttachTracepoint("kfree_skb", d.program); err != nil {
 		return nil, err
 	}
-	if d.reader, err = ringbuf.NewReader(d.events); err != nil {
+	if d.reader, err = sys.NewRing(d.events); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -111,7 +110,7 @@ func (d *Drops) Close() error {
 	if d.program != nil {
 		errs = append(errs, d.program.Close())
 	}
-	for _, m := range []*ebpf.Map{d.events, d.ports} {
+	for _, m := range []*sys.Map{d.events, d.ports} {
 		if m != nil {
 			errs = append(errs, m.Close())
 		}
@@ -128,7 +127,7 @@ const (
 // Watch tells from now on of packets from or to the port, of the protocols of the bits and of no other,
 // whether they are marked or not.
 func (d *Drops) Watch(port uint16, protocols uint32) error {
-	if err := d.ports.Put(uint32(port), protocols); err != nil {
+	if err := d.ports.Put(word(uint32(port)), word(protocols)); err != nil {
 		return fmt.Errorf("watch port %d: %w", port, err)
 	}
 	return nil
@@ -140,7 +139,7 @@ func (d *Drops) WatchAll(ports map[uint16]uint32) error {
 	for port, protocols := range ports {
 		keys, values = append(keys, uint32(port)), append(values, protocols)
 	}
-	if _, err := d.ports.BatchUpdate(keys, values, nil); err != nil {
+	if _, err := d.ports.PutAll(sys.Flat(keys), sys.Flat(values)); err != nil {
 		return fmt.Errorf("watch %d ports: %w", len(ports), err)
 	}
 	return nil
@@ -149,21 +148,21 @@ func (d *Drops) WatchAll(ports map[uint16]uint32) error {
 // Run calls told with each packet until the context is done, which is no error. Some are missing if more
 // come than it can read.
 func (d *Drops) Run(ctx context.Context, told func(Drop)) error {
-	// A deadline would not end a Read that waits.
-	stop := context.AfterFunc(ctx, func() { _ = d.reader.Flush() })
+	stop := context.AfterFunc(ctx, d.reader.Wake)
 	defer stop()
-	var r ringbuf.Record
+	var record []byte
 	for {
-		err := d.reader.ReadInto(&r)
+		var err error
+		record, err = d.reader.Read(record[:0])
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ringbuf.ErrFlushed):
+		case errors.Is(err, sys.ErrWoken):
 			continue
 		case err != nil:
 			return fmt.Errorf("read dropped packets: %w", err)
 		}
-		if drop, ok := d.decode(r.RawSample); ok {
+		if drop, ok := d.decode(record); ok {
 			told(drop)
 		}
 	}

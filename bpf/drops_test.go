@@ -35,15 +35,36 @@ func TestMember(t *testing.T) {
 		{Type: inner, Offset: 16 * 8},
 		{Type: &btf.Const{Type: headers}, Offset: 24 * 8},
 	}}
-	for name, want := range map[string]btf.Bits{"next": 0, "dev": 128, "scratch": 128, "flag": 24*8 + 9} {
-		offset, _, ok := member(&btf.Typedef{Name: "t", Type: skb}, name)
+	reason := &btf.Enum{Name: "skb_drop_reason", Size: 4, Values: []btf.EnumValue{{Name: "SKB_DROP_REASON_NO_SOCKET", Value: 3}, {Name: "SKB_CONSUMED", Value: 1}}}
+	builder, err := btf.NewBuilder([]btf.Type{&btf.Typedef{Name: "t", Type: skb}, reason, &btf.Pointer{Target: skb}})
+	require.NoError(t, err)
+	order := binary.ByteOrder(binary.LittleEndian)
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		order = binary.BigEndian
+	}
+	b, err := builder.Marshal(nil, &btf.MarshalOptions{Order: order})
+	require.NoError(t, err)
+	types, err := parseTypes(b)
+	require.NoError(t, err)
+	own, ok := types.find(kindStruct, "sk_buff")
+	require.True(t, ok)
+	require.EqualValues(t, 32, types.size(own))
+	for name, want := range map[string]uint32{"next": 0, "dev": 128, "scratch": 128, "flag": 24*8 + 9} {
+		offset, typ, ok := types.member(own, name)
 		require.True(t, ok, name)
 		require.Equal(t, want, offset, name)
+		require.EqualValues(t, kindInt, typ.kind())
+		_, _, ok = types.member(typ, name)
+		require.False(t, ok)
 	}
-	_, _, ok := member(skb, "none")
+	_, _, ok = types.member(own, "none")
 	require.False(t, ok)
-	_, _, ok = member(word, "next")
-	require.False(t, ok)
+	require.Equal(t, map[uint32]string{3: "NO_SOCKET", 1: "CONSUMED"}, reasonsOf(types))
+	for n := range b { // what is cut is refused, or has less in it
+		if types, err := parseTypes(b[:n]); err == nil {
+			t.Fatal(types)
+		}
+	}
 }
 
 // TestAssemble: the program has an end for each jump, with and without what older kernels lack.

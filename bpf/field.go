@@ -10,8 +10,6 @@ import (
 	"errors"
 	"io"
 	"os"
-
-	"github.com/cilium/ebpf/btf"
 )
 
 // kernelTypes has the kernel's types: a header, types one after the other, and their names (Documentation/bpf/btf.rst).
@@ -24,10 +22,15 @@ const (
 	kindStruct   = 4
 	kindUnion    = 5
 	kindEnum     = 6
+	kindTypedef  = 8
+	kindVolatile = 9
+	kindConst    = 10
+	kindRestrict = 11
 	kindFuncArgs = 13
 	kindVar      = 14
 	kindSection  = 15
 	kindTag      = 17
+	kindTypeTag  = 18
 	kindEnum64   = 19
 
 	typeLen   = 12
@@ -36,20 +39,26 @@ const (
 
 var errTypes = errors.New("the kernel's types cannot be read")
 
+// typesHeader is the header of types.
+type typesHeader struct {
+	Magic                              uint16
+	Version, Flags                     uint8
+	Length                             uint32
+	Types, TypesLen, Names, NamesTotal uint32
+}
+
+// typesMagic is also wrong in another byte order.
+const typesMagic = 0xeb9f
+
 // findField finds a field by its name, in whichever structure of the kernel has it first. It reads the types as they come: to have them all as values,
 // as package btf does, takes tens of milliseconds and some MiB.
-func findField(r io.ReaderAt, name string) (btf.Bits, error) {
-	var header struct {
-		Magic                              uint16
-		Version, Flags                     uint8
-		Length                             uint32
-		Types, TypesLen, Names, NamesTotal uint32
-	}
+func findField(r io.ReaderAt, name string) (uint32, error) {
+	var header typesHeader
 	const most = 1 << 30 // of the kernel's file: all there is
 	if err := binary.Read(io.NewSectionReader(r, 0, most), binary.NativeEndian, &header); err != nil {
 		return 0, err
 	}
-	if header.Magic != 0xeb9f {
+	if header.Magic != typesMagic {
 		return 0, errTypes
 	}
 	section := func(offset, length uint32) *bufio.Reader {
@@ -70,9 +79,8 @@ func findField(r io.ReaderAt, name string) (btf.Bits, error) {
 			return 0, err
 		}
 		n := int(info & 0xffff)
-		behind := 0
-		switch info >> 24 & 0x1f {
-		case kindStruct, kindUnion:
+		kind := info >> 24 & 0x1f
+		if kind == kindStruct || kind == kindUnion {
 			for range n {
 				m, err := types.Peek(memberLen)
 				if err != nil {
@@ -83,25 +91,33 @@ func findField(r io.ReaderAt, name string) (btf.Bits, error) {
 					if info>>31 == 1 {
 						at &= 1<<24 - 1 // the size of a bit field is before
 					}
-					return btf.Bits(at), nil
+					return at, nil
 				}
 				if _, err := types.Discard(memberLen); err != nil {
 					return 0, err
 				}
 			}
-		case kindInt, kindVar, kindTag:
-			behind = 4
-		case kindArray:
-			behind = 12
-		case kindEnum, kindFuncArgs:
-			behind = 8 * n
-		case kindSection, kindEnum64:
-			behind = 12 * n
+			continue
 		}
-		if _, err := types.Discard(behind); err != nil {
+		if _, err := types.Discard(behind(kind, n)); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// behind is how many bytes are behind a type.
+func behind(kind uint32, n int) int {
+	switch kind {
+	case kindInt, kindVar, kindTag:
+		return 4
+	case kindArray:
+		return 12
+	case kindEnum, kindFuncArgs:
+		return 8 * n
+	case kindStruct, kindUnion, kindSection, kindEnum64:
+		return 12 * n
+	}
+	return 0
 }
 
 // findName is the offset of a name.

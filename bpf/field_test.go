@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
@@ -24,14 +25,27 @@ func TestFindField(t *testing.T) {
 	}
 	require.NoError(t, err)
 	defer func() { require.NoError(t, f.Close()) }()
+	types, err := readTypes()
+	if errors.Is(err, errTypes) {
+		t.Log(err) // emulation of another byte order
+		return
+	}
+	require.NoError(t, err)
 	spec, err := btf.LoadKernelSpec()
 	require.NoError(t, err)
 	defer btf.FlushKernelSpec()
 	for name, of := range map[string]string{"skc_ipv6only": "sock_common", "skc_rcv_saddr": "sock_common", "nd_net": "net_device", "sk_userlocks": "sock"} {
 		var s *btf.Struct
 		require.NoError(t, spec.TypeByName(of, &s))
-		want, _, ok := member(s, name)
+		own, ok := types.find(kindStruct, of)
+		require.True(t, ok, of)
+		require.Equal(t, s.Size, types.size(own))
+		want, _, ok := types.member(own, name)
 		require.True(t, ok, name)
+		// Not skc_rcv_saddr, which is in structures without a name.
+		if i := slices.IndexFunc(s.Members, func(m btf.Member) bool { return m.Name == name }); i >= 0 {
+			require.Equal(t, btf.Bits(want), s.Members[i].Offset, name)
+		}
 		got, err := findField(f, name)
 		if errors.Is(err, errTypes) {
 			t.Log(err) // emulation of another byte order

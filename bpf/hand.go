@@ -4,22 +4,20 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // newMaps makes maps. After an error none is open.
-func newMaps(specs []*ebpf.MapSpec) (maps []*ebpf.Map, err error) {
+func newMaps(specs []*sys.MapSpec) (maps []*sys.Map, err error) {
 	for _, spec := range specs {
-		m, err := ebpf.NewMap(spec)
-		if errors.Is(err, unix.EPERM) {
-			err = unix.EPERM // without advice about RLIMIT_MEMLOCK, which kernels with these hooks do not ask
-		}
+		m, err := sys.NewMap(spec)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("make the map %s: %w", spec.Name, err), closeAll(nil, nil, maps))
 		}
@@ -28,7 +26,7 @@ func newMaps(specs []*ebpf.MapSpec) (maps []*ebpf.Map, err error) {
 	return maps, nil
 }
 
-func closeAll(links []link.Link, programs []*ebpf.Program, maps []*ebpf.Map) error {
+func closeAll(links []*sys.Link, programs []*sys.Program, maps []*sys.Map) error {
 	var errs []error
 	for _, l := range links {
 		errs = append(errs, l.Close())
@@ -43,7 +41,7 @@ func closeAll(links []link.Link, programs []*ebpf.Program, maps []*ebpf.Map) err
 }
 
 // closeAttached closes the descriptors of programs that links have.
-func closeAttached(programs *[]*ebpf.Program) error {
+func closeAttached(programs *[]*sys.Program) error {
 	attached := *programs
 	*programs = nil
 	return closeAll(nil, attached, nil)
@@ -71,7 +69,7 @@ func (h Handed) Close() error {
 }
 
 // hand makes copies of descriptors.
-func hand(version int, maps []*ebpf.Map, links []link.Link) (_ Handed, err error) {
+func hand(version int, maps []*sys.Map, links []*sys.Link) (_ Handed, err error) {
 	h := Handed{Version: version}
 	defer func() {
 		if err != nil {
@@ -91,11 +89,7 @@ func hand(version int, maps []*ebpf.Map, links []link.Link) (_ Handed, err error
 		}
 	}
 	for _, l := range links {
-		raw, ok := l.(interface{ FD() int })
-		if !ok {
-			return h, fmt.Errorf("link %T: %w", l, errors.ErrUnsupported)
-		}
-		if err := add(raw.FD()); err != nil {
+		if err := add(l.FD()); err != nil {
 			return h, err
 		}
 	}
@@ -104,7 +98,7 @@ func hand(version int, maps []*ebpf.Map, links []link.Link) (_ Handed, err error
 
 // open makes maps and links of copies of what was handed: as many maps as there are specs, of which they are, and as many links as
 // there are places for them. After an error none is open.
-func (h Handed) open(version int, specs []*ebpf.MapSpec, links int) (maps []*ebpf.Map, attached []link.Link, err error) {
+func (h Handed) open(version int, specs []*sys.MapSpec, links int) (maps []*sys.Map, attached []*sys.Link, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(attached, nil, maps))
@@ -126,7 +120,7 @@ func (h Handed) open(version int, specs []*ebpf.MapSpec, links int) (maps []*ebp
 		if err != nil {
 			return maps, attached, err
 		}
-		l, err := link.NewFromFD(fd) // which closes it after an error
+		l, err := sys.LinkFromFD(fd) // which closes it after an error
 		if err != nil {
 			return maps, attached, err
 		}
@@ -135,10 +129,13 @@ func (h Handed) open(version int, specs []*ebpf.MapSpec, links int) (maps []*ebp
 	return maps, attached, nil
 }
 
+// word is a number of 32 bits, as a key or value of a map.
+func word(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
 func duplicate(f *os.File) (int, error) { return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3) }
 
 // openMap makes a map of a copy of a file. The error is ErrVersion if it is none like the spec.
-func (h Handed) openMap(i int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+func (h Handed) openMap(i int, spec *sys.MapSpec) (*sys.Map, error) {
 	if i >= len(h.Files) {
 		return nil, ErrVersion
 	}
@@ -146,11 +143,11 @@ func (h Handed) openMap(i int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := ebpf.NewMapFromFD(fd) // which closes it after an error
+	m, err := sys.MapFromFD(fd) // which closes it after an error
 	if err != nil {
 		return nil, err
 	}
-	if m.Type() != spec.Type || m.KeySize() != spec.KeySize || m.ValueSize() != spec.ValueSize {
+	if !m.Like(spec) {
 		return nil, errors.Join(ErrVersion, m.Close())
 	}
 	return m, nil

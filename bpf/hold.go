@@ -7,11 +7,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // Hold keeps other programs from binding ports, without a socket: bind(2) fails with EADDRINUSE where a socket with that address
@@ -21,9 +20,9 @@ import (
 // is not bound. Nor does it change who has a port already.
 type Hold struct {
 	*Ports
-	maps     []*ebpf.Map     // by the numbers below
-	programs []*ebpf.Program // only while they are not attached
-	links    []link.Link
+	maps     []*sys.Map     // by the numbers below
+	programs []*sys.Program // only while they are not attached
+	links    []*sys.Link
 	v6only   bool
 }
 
@@ -37,21 +36,20 @@ const (
 // holdVersion is that of the maps, and of which hooks there are.
 const holdVersion = 1
 
-func holdSpecs() []*ebpf.MapSpec {
-	number := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
-	return []*ebpf.MapSpec{
+func holdSpecs() []*sys.MapSpec {
+	return []*sys.MapSpec{
 		mapHeld: portsSpec("nftnat_held"),
 		mapExempt: {
-			Name: "nftnat_exempt", Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4, Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: number,
+			Name: "nftnat_exempt", Type: unix.BPF_MAP_TYPE_SK_STORAGE, KeySize: 4, ValueSize: 4, Flags: unix.BPF_F_NO_PREALLOC,
 		},
 	}
 }
 
 var holdHooks = []struct {
 	name   string
-	attach ebpf.AttachType
+	attach uint32
 	six    bool
-}{{"bind4", ebpf.AttachCGroupInet4Bind, false}, {"bind6", ebpf.AttachCGroupInet6Bind, true}}
+}{{"bind4", unix.BPF_CGROUP_INET4_BIND, false}, {"bind6", unix.BPF_CGROUP_INET6_BIND, true}}
 
 // HoldOptions are what a Hold is for.
 type HoldOptions struct {
@@ -79,7 +77,7 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 		return nil, err
 	}
 	for i, hook := range holdHooks {
-		l, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: h.programs[i], Attach: hook.attach})
+		l, err := sys.Attach(opts.Group, h.programs[i], hook.attach)
 		if errors.Is(err, unix.EPERM) {
 			err = ErrGroupTaken // no privilege is missing
 		}
@@ -95,9 +93,9 @@ func OpenHold(opts HoldOptions) (_ *Hold, err error) {
 func (h *Hold) load(opts HoldOptions) error {
 	v6only := findV6Only()
 	for _, hook := range holdHooks {
-		load := func() (*ebpf.Program, error) {
-			return ebpf.NewProgram(&ebpf.ProgramSpec{
-				Name: "nftnat_bind", Type: ebpf.CGroupSockAddr, AttachType: hook.attach, License: "GPL", // of which helpers are
+		load := func() (*sys.Program, error) {
+			return sys.NewProgram(&sys.ProgramSpec{
+				Name: "nftnat_bind", Type: unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, Attach: hook.attach,
 				Instructions: assembleBind(hook.six, opts.NetNS, v6only, h.maps[mapHeld].FD(), h.maps[mapExempt].FD()),
 			})
 		}
@@ -153,7 +151,7 @@ func TakeHold(opts HoldOptions, handed Handed) (_ *Hold, err error) {
 }
 
 // Exemption lets sockets bind the ports that a Hold of another process keeps from others.
-type Exemption struct{ sockets *ebpf.Map }
+type Exemption struct{ sockets *sys.Map }
 
 // TakeExemption takes what [Exemption] is from what that process handed, of whatever version its programs are. The error is [ErrVersion] if they
 // have none. The files remain the caller's.
@@ -178,8 +176,8 @@ func (h *Hold) TellsV6Only() bool { return h.v6only }
 // Exempt lets a socket that is not bound yet bind any port.
 func (h *Hold) Exempt(socket int) error { return exempt(h.maps[mapExempt], socket) }
 
-func exempt(sockets *ebpf.Map, socket int) error {
-	if err := sockets.Put(int32(socket), int32(1)); err != nil {
+func exempt(sockets *sys.Map, socket int) error {
+	if err := sockets.Put(word(uint32(socket)), word(1)); err != nil {
 		return fmt.Errorf("exempt a socket: %w", err)
 	}
 	return nil

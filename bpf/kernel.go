@@ -6,13 +6,13 @@ package bpf
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 )
 
 // offsets are where the kernel has what is read, in bytes.
@@ -26,7 +26,7 @@ type offsets struct {
 	traceMask int32
 }
 
-func findOffsets(spec *btf.Spec) (at offsets, err error) {
+func findOffsets(types *types) (at offsets, err error) {
 	for _, f := range []struct {
 		to   *uint32
 		name string
@@ -41,76 +41,51 @@ func findOffsets(spec *btf.Spec) (at offsets, err error) {
 		{&at.sockNet, "sock", []string{"__sk_common", "skc_net", "net"}},
 		{&at.netInode, "net", []string{"ns", "inum"}},
 	} {
-		var s *btf.Struct
-		if err := spec.TypeByName(f.name, &s); err != nil {
-			return offsets{}, fmt.Errorf("find struct %s: %w", f.name, err)
+		t, ok := types.find(kindStruct, f.name)
+		if !ok {
+			return offsets{}, fmt.Errorf("find struct %s: the kernel has none", f.name)
 		}
-		var t btf.Type = s
 		for _, field := range f.path {
-			offset, typ, ok := member(t, field)
+			bits, typ, ok := types.member(t, field)
 			if !ok {
 				return offsets{}, fmt.Errorf("find %s of struct %s: the kernel has no such field", strings.Join(f.path, "."), f.name)
 			}
-			*f.to += offset.Bytes()
+			*f.to += bits / 8
 			t = typ
 		}
 	}
-	var list *btf.Struct // of two pointers
-	if err := spec.TypeByName("list_head", &list); err != nil {
-		return offsets{}, fmt.Errorf("find struct list_head: %w", err)
+	list, ok := types.find(kindStruct, "list_head") // of two pointers
+	if !ok {
+		return offsets{}, errors.New("find struct list_head: the kernel has none")
 	}
-	if at.pointer = asm.DWord; list.Size == 8 {
+	if at.pointer = asm.DWord; types.size(list) == 8 {
 		at.pointer = asm.Word
 	}
-	var skb *btf.Struct
-	if err := spec.TypeByName("sk_buff", &skb); err != nil {
-		return offsets{}, fmt.Errorf("find struct sk_buff: %w", err)
-	}
-	if bits, _, ok := member(skb, "nf_trace"); ok {
-		at.skbTrace, at.traceMask = uint32(bits/8), bitMask(bits)
+	if skb, ok := types.find(kindStruct, "sk_buff"); ok {
+		if bits, _, ok := types.member(skb, "nf_trace"); ok {
+			at.skbTrace, at.traceMask = bits/8, bitMask(bits)
+		}
 	}
 	return at, nil
 }
 
 // bitMask is the bit of a field of one bit in its byte.
-func bitMask(offset btf.Bits) int32 {
+func bitMask(offset uint32) int32 {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // big-endian: counted from the highest bit
 		return 0x80 >> (offset % 8)
 	}
 	return 1 << (offset % 8)
 }
 
-// member finds a field of a struct or union, also in those without a name in it.
-func member(t btf.Type, name string) (offset btf.Bits, typ btf.Type, ok bool) {
-	var members []btf.Member
-	switch s := btf.UnderlyingType(t).(type) {
-	case *btf.Struct:
-		members = s.Members
-	case *btf.Union:
-		members = s.Members
-	}
-	for _, m := range members {
-		if m.Name == name {
-			return m.Offset, m.Type, true
-		}
-		if m.Name == "" {
-			if offset, typ, ok := member(m.Type, name); ok {
-				return m.Offset + offset, typ, true
-			}
-		}
-	}
-	return 0, nil, false
-}
-
 // reasonsOf lists the names of drop reasons. Nil: the kernel has none.
-func reasonsOf(spec *btf.Spec) map[uint32]string {
-	var e *btf.Enum
-	if err := spec.TypeByName("skb_drop_reason", &e); err != nil {
+func reasonsOf(types *types) map[uint32]string {
+	t, ok := types.find(kindEnum, "skb_drop_reason")
+	if !ok {
 		return nil
 	}
-	reasons := make(map[uint32]string, len(e.Values))
-	for _, v := range e.Values {
-		reasons[uint32(v.Value)] = strings.TrimPrefix(strings.TrimPrefix(v.Name, "SKB_"), "DROP_REASON_")
+	reasons := map[uint32]string{}
+	for name, value := range types.values(t) {
+		reasons[value] = strings.TrimPrefix(strings.TrimPrefix(name, "SKB_"), "DROP_REASON_")
 	}
 	return reasons
 }

@@ -10,10 +10,9 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // Local leads sockets of one network namespace from frontends on localhost straight to their backends, at connect(2) and
@@ -26,9 +25,9 @@ import (
 //
 // So are sockets beyond the first 65,536 that are connected at a time. All methods but Close are safe for concurrent use, and need no privilege.
 type Local struct {
-	maps     []*ebpf.Map     // by the numbers below
-	programs []*ebpf.Program // only while they are not attached
-	links    []link.Link
+	maps     []*sys.Map     // by the numbers below
+	programs []*sys.Program // only while they are not attached
+	links    []*sys.Link
 	features localFeatures
 }
 
@@ -88,9 +87,8 @@ func OpenLocal(opts LocalOptions) (_ *Local, err error) {
 	if err := l.load(opts); err != nil {
 		return nil, err
 	}
-	l.learnBatches()
 	for i, hook := range localHooks {
-		attached, err := link.AttachRawLink(link.RawLinkOptions{Target: opts.Group, Program: l.programs[i], Attach: hook.attach})
+		attached, err := sys.Attach(opts.Group, l.programs[i], hook.attach)
 		if errors.Is(err, unix.EPERM) {
 			err = ErrGroupTaken // no privilege is missing
 		}
@@ -115,8 +113,8 @@ func (l *Local) load(opts LocalOptions) (err error) {
 
 func (l *Local) loadAll(opts LocalOptions) error {
 	for _, hook := range localHooks {
-		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: "nftnat_" + hook.name, Type: hook.kind(), AttachType: hook.attach, License: "GPL", // of which helpers are
+		p, err := sys.NewProgram(&sys.ProgramSpec{
+			Name: "nftnat_" + hook.name, Type: hook.kind(), Attach: hook.attach,
 			Instructions: assembleLocal(hook, opts.NetNS, l.features, l.maps),
 		})
 		if err != nil {
@@ -132,45 +130,35 @@ func (l *Local) loadAll(opts LocalOptions) error {
 
 // unsupported says of an error of the kernel that something is missing in it.
 func unsupported(err error) error {
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, ebpf.ErrNotSupported) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("%w: %w", ErrNoHook, err)
 	}
 	return err
-}
-
-// learnBatches lets cilium/ebpf find out that the kernel has batches: it does so at the first error of one, by a map that it makes, which
-// takes a privilege.
-func (l *Local) learnBatches() {
-	_, _ = l.maps[mapPorts].BatchDelete([]localKey{{}}, nil) // there is no such key
 }
 
 // Close detaches the programs, unless another process has taken them over: then sockets go where they ask to. Connections stay, and have the
 // backend as their peer by name as well.
 func (l *Local) Close() error { return closeAll(l.links, l.programs, l.maps) }
 
-func localSpecs() []*ebpf.MapSpec {
-	number := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
-	bytes := func(n uint32) btf.Type {
-		return &btf.Array{Index: number, Type: &btf.Int{Name: "char", Size: 1, Encoding: btf.Char}, Nelems: n}
-	}
-	inSocket := func(name string, size uint32) *ebpf.MapSpec {
-		return &ebpf.MapSpec{
-			Name: name, Type: ebpf.SkStorage, KeySize: 4, ValueSize: size, Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: bytes(size),
+func localSpecs() []*sys.MapSpec {
+	inSocket := func(name string, size uint32) *sys.MapSpec {
+		return &sys.MapSpec{
+			Name: name, Type: unix.BPF_MAP_TYPE_SK_STORAGE, KeySize: 4, ValueSize: size, Flags: unix.BPF_F_NO_PREALLOC,
 		}
 	}
-	specs := make([]*ebpf.MapSpec, localMaps)
-	specs[mapPorts] = &ebpf.MapSpec{
-		Name: "nftnat_local", Type: ebpf.Hash, KeySize: entryLen, ValueSize: valueLen, MaxEntries: mostPorts, Flags: unix.BPF_F_NO_PREALLOC,
+	specs := make([]*sys.MapSpec, localMaps)
+	specs[mapPorts] = &sys.MapSpec{
+		Name: "nftnat_local", Type: unix.BPF_MAP_TYPE_HASH, KeySize: entryLen, ValueSize: valueLen, MaxEntries: mostPorts, Flags: unix.BPF_F_NO_PREALLOC,
 	}
-	specs[mapRanges] = &ebpf.MapSpec{
-		Name: "nftnat_localr", Type: ebpf.LPMTrie, KeySize: 4 + entryLen, ValueSize: valueLen, MaxEntries: mostBlocks, Flags: unix.BPF_F_NO_PREALLOC,
+	specs[mapRanges] = &sys.MapSpec{
+		Name: "nftnat_localr", Type: unix.BPF_MAP_TYPE_LPM_TRIE, KeySize: 4 + entryLen, ValueSize: valueLen, MaxEntries: mostBlocks, Flags: unix.BPF_F_NO_PREALLOC,
 	}
-	specs[mapLed] = &ebpf.MapSpec{
-		Name: "nftnat_led", Type: ebpf.Hash, KeySize: 8, ValueSize: recordLen, MaxEntries: mostLed, Flags: unix.BPF_F_NO_PREALLOC,
+	specs[mapLed] = &sys.MapSpec{
+		Name: "nftnat_led", Type: unix.BPF_MAP_TYPE_HASH, KeySize: 8, ValueSize: recordLen, MaxEntries: mostLed, Flags: unix.BPF_F_NO_PREALLOC,
 	}
 	specs[mapMPTCP] = inSocket("nftnat_mptcp", mptcpLen)
 	specs[mapAsked] = inSocket("nftnat_udp", askedLen)
-	specs[mapMore] = &ebpf.MapSpec{Name: "nftnat_more", Type: ebpf.LRUHash, KeySize: moreKeyLen, ValueSize: recordLen, MaxEntries: mostMore}
+	specs[mapMore] = &sys.MapSpec{Name: "nftnat_more", Type: unix.BPF_MAP_TYPE_LRU_HASH, KeySize: moreKeyLen, ValueSize: recordLen, MaxEntries: mostMore}
 	return specs
 }
 
@@ -199,7 +187,6 @@ func TakeLocal(opts LocalOptions, handed Handed) (_ *Local, err error) {
 	if err := l.load(opts); err != nil {
 		return nil, err
 	}
-	l.learnBatches()
 	for i, hook := range localHooks {
 		if err := l.links[i].Update(l.programs[i]); err != nil {
 			return nil, fmt.Errorf("replace the program for %s: %w", hook.name, err)
@@ -222,15 +209,14 @@ func (l *Local) Limits() []string {
 
 // AnyLed reports whether a connected socket was led and is not closed.
 func (l *Local) AnyLed() bool {
-	var cookie uint64
-	return l.maps[mapLed].NextKey(nil, &cookie) == nil
+	return !l.maps[mapLed].Empty()
 }
 
 // Connected returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which
 // has the first flow of an MPTCP socket). False: it was not led.
 func (l *Local) Connected(cookie uint64) (frontend, backend netip.AddrPort, ok bool) {
 	var r [recordLen]byte
-	if err := l.maps[mapLed].Lookup(cookie, &r); err != nil {
+	if err := l.maps[mapLed].Lookup(binary.NativeEndian.AppendUint64(nil, cookie), r[:]); err != nil {
 		return frontend, backend, false
 	}
 	at := func(addr, port int) netip.AddrPort {

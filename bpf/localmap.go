@@ -14,9 +14,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 	"github.com/nftnat/nftnat/internal/order"
 )
 
@@ -203,7 +203,7 @@ func (l *Local) apply(c *localChange) error {
 		return err
 	}
 	for _, item := range c.blocks {
-		if err := l.maps[mapRanges].Put(item.key, item.value); err != nil {
+		if err := l.maps[mapRanges].Put(item.key[:], item.value[:]); err != nil {
 			return full(err)
 		}
 	}
@@ -212,7 +212,7 @@ func (l *Local) apply(c *localChange) error {
 		grace()
 	}
 	for _, b := range c.noBlocks {
-		if err := l.maps[mapRanges].Delete(b); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := l.maps[mapRanges].Delete(b[:]); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -237,7 +237,7 @@ const batch = 4096
 
 func (l *Local) putPorts(items []localItem[localKey]) error {
 	if len(items) == 1 {
-		return full(l.maps[mapPorts].Put(items[0].key, items[0].value))
+		return full(l.maps[mapPorts].Put(items[0].key[:], items[0].value[:]))
 	}
 	keys, values := make([]localKey, 0, min(len(items), batch)), make([]localValue, 0, min(len(items), batch))
 	for some := range slices.Chunk(items, batch) {
@@ -245,7 +245,7 @@ func (l *Local) putPorts(items []localItem[localKey]) error {
 		for _, item := range some {
 			keys, values = append(keys, item.key), append(values, item.value)
 		}
-		if _, err := l.maps[mapPorts].BatchUpdate(keys, values, nil); err != nil {
+		if _, err := l.maps[mapPorts].PutAll(sys.Flat(keys), sys.Flat(values)); err != nil {
 			return full(err)
 		}
 	}
@@ -253,19 +253,19 @@ func (l *Local) putPorts(items []localItem[localKey]) error {
 }
 
 // deleteAll deletes keys that need not be there.
-func deleteAll(m *ebpf.Map, keys []localKey) error {
+func deleteAll(m *sys.Map, keys []localKey) error {
 	for len(keys) > 1 {
-		n, err := m.BatchDelete(keys, nil)
+		n, err := m.DeleteAll(sys.Flat(keys))
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 		keys = keys[n+1:] // behind the one that is not there
 	}
 	for _, k := range keys {
-		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := m.Delete(k[:]); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
 	}
@@ -351,13 +351,13 @@ func (d *difference[K]) missing() []localItem[K] {
 // eachPort calls f with all entries of mapPorts, some thousands a call of the kernel.
 func (l *Local) eachPort(f func(localKey, localValue)) error {
 	keys, values := make([]localKey, batch), make([]localValue, batch)
-	var at ebpf.MapBatchCursor
+	var at sys.Cursor
 	for {
-		n, err := l.maps[mapPorts].BatchLookup(&at, keys, values, nil)
+		n, err := l.maps[mapPorts].LookupAll(&at, sys.Flat(keys), sys.Flat(values))
 		for i, k := range keys[:n] {
 			f(k, values[i])
 		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) { // the last
+		if errors.Is(err, unix.ENOENT) { // the last
 			return nil
 		}
 		if err != nil {
@@ -368,13 +368,7 @@ func (l *Local) eachPort(f func(localKey, localValue)) error {
 
 // eachBlock calls f with all entries of mapRanges.
 func (l *Local) eachBlock(f func(localBlock, localValue)) error {
-	var k localBlock
-	var v localValue
-	entries := l.maps[mapRanges].Iterate()
-	for entries.Next(&k, &v) {
-		f(k, v)
-	}
-	return entries.Err()
+	return l.maps[mapRanges].Each(func(key, value []byte) { f(localBlock(key), localValue(value)) })
 }
 
 // All lists the entries, in order. Ranges that touch and lead to the same backend are one.

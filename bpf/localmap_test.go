@@ -14,10 +14,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
@@ -97,7 +97,7 @@ func (l *Local) backendOf(t *testing.T, protocol uint32, frontend netip.AddrPort
 		k, err := LocalEntry{Protocol: protocol, Frontend: netip.AddrPortFrom(addr, frontend.Port())}.key()
 		require.NoError(t, err)
 		var v localValue
-		if l.maps[mapPorts].Lookup(k, &v) == nil {
+		if l.maps[mapPorts].Lookup(k[:], v[:]) == nil {
 			if v[valueFamily] == 0 {
 				continue
 			}
@@ -106,7 +106,7 @@ func (l *Local) backendOf(t *testing.T, protocol uint32, frontend netip.AddrPort
 		var b localBlock
 		binary.NativeEndian.PutUint32(b[:], 8*entryLen)
 		copy(b[4:], k[:])
-		if l.maps[mapRanges].Lookup(b, &v) == nil {
+		if l.maps[mapRanges].Lookup(b[:], v[:]) == nil {
 			return netip.AddrPortFrom(entryOf(k, v).Backend.Addr(), frontend.Port())
 		}
 	}
@@ -213,7 +213,7 @@ func TestLocalChange(t *testing.T) {
 }
 
 // memory is what the kernel has allocated for a map.
-func memory(t *testing.T, m *ebpf.Map) (bytes int) {
+func memory(t *testing.T, m *sys.Map) (bytes int) {
 	t.Helper()
 	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", m.FD()))
 	require.NoError(t, err)

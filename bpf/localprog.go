@@ -7,23 +7,25 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // localHook is a hook of the kernel that a Local has a program for.
 type localHook struct {
 	name   string
-	attach ebpf.AttachType
+	attach uint32
 	does   localWork
 	six    bool // it sees addresses of IPv6
 }
 
-func (h localHook) kind() ebpf.ProgramType {
+func (h localHook) kind() uint32 {
 	if h.does == release {
-		return ebpf.CGroupSock
+		return unix.BPF_PROG_TYPE_CGROUP_SOCK
 	}
-	return ebpf.CGroupSockAddr
+	return unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 }
 
 type localWork uint8
@@ -38,15 +40,15 @@ const (
 
 // localHooks are in the order in which they are attached: a socket that is led can be named and released already.
 var localHooks = []localHook{
-	{"release", ebpf.AttachCgroupInetSockRelease, release, false},
-	{"getpeer4", ebpf.AttachCgroupInet4GetPeername, namePeer, false},
-	{"getpeer6", ebpf.AttachCgroupInet6GetPeername, namePeer, true},
-	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, nameSender, false},
-	{"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg, nameSender, true},
-	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, leadSend, false},
-	{"sendmsg6", ebpf.AttachCGroupUDP6Sendmsg, leadSend, true},
-	{"connect4", ebpf.AttachCGroupInet4Connect, leadConnect, false},
-	{"connect6", ebpf.AttachCGroupInet6Connect, leadConnect, true},
+	{"release", unix.BPF_CGROUP_INET_SOCK_RELEASE, release, false},
+	{"getpeer4", unix.BPF_CGROUP_INET4_GETPEERNAME, namePeer, false},
+	{"getpeer6", unix.BPF_CGROUP_INET6_GETPEERNAME, namePeer, true},
+	{"recvmsg4", unix.BPF_CGROUP_UDP4_RECVMSG, nameSender, false},
+	{"recvmsg6", unix.BPF_CGROUP_UDP6_RECVMSG, nameSender, true},
+	{"sendmsg4", unix.BPF_CGROUP_UDP4_SENDMSG, leadSend, false},
+	{"sendmsg6", unix.BPF_CGROUP_UDP6_SENDMSG, leadSend, true},
+	{"connect4", unix.BPF_CGROUP_INET4_CONNECT, leadConnect, false},
+	{"connect6", unix.BPF_CGROUP_INET6_CONNECT, leadConnect, true},
 }
 
 // More fields of struct bpf_sock_addr, and of struct bpf_sock (linux/bpf.h).
@@ -129,14 +131,14 @@ type assembler struct {
 	hook     localHook
 	netNS    uint64
 	features localFeatures
-	maps     []*ebpf.Map
+	maps     []*sys.Map
 	labels   int
 }
 
 const localExit = "exit"
 
 // assembleLocal makes the program of a hook. R6 is its context. It always lets the call go on.
-func assembleLocal(hook localHook, netNS uint64, features localFeatures, maps []*ebpf.Map) asm.Instructions {
+func assembleLocal(hook localHook, netNS uint64, features localFeatures, maps []*sys.Map) asm.Instructions {
 	a := &assembler{hook: hook, netNS: netNS, features: features, maps: maps}
 	a.add(asm.Mov.Reg(asm.R6, asm.R1))
 	switch hook.does {

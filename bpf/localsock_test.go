@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 	"github.com/nftnat/nftnat/internal/lab"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
@@ -484,13 +485,7 @@ func TestLocalLed(t *testing.T) {
 		return c
 	}
 	led := func() (n int) {
-		var k uint64
-		var v [recordLen]byte
-		entries := l.maps[mapLed].Iterate()
-		for entries.Next(&k, &v) {
-			n++
-		}
-		require.NoError(t, entries.Err())
+		require.NoError(t, l.maps[mapLed].Each(func(_, _ []byte) { n++ }))
 		return n
 	}
 	for _, c := range []struct {
@@ -527,11 +522,11 @@ func TestLocalLed(t *testing.T) {
 	for i := range keys {
 		keys[i] = 1<<63 + uint64(i)
 	}
-	_, err := l.maps[mapLed].BatchUpdate(keys, values, nil)
+	_, err := l.maps[mapLed].PutAll(sys.Flat(keys), sys.Flat(values))
 	require.NoError(t, err)
 	require.Equal(t, "host", tcp4(t, top.Host).connect("127.0.0.1:8080").reads())
 	require.Equal(t, "host", tcp6(t, top.Host).connect("[::1]:8080").reads())
-	_, err = l.maps[mapLed].BatchDelete(keys, nil)
+	_, err = l.maps[mapLed].DeleteAll(sys.Flat(keys))
 	require.NoError(t, err)
 	require.Equal(t, "web", tcp4(t, top.Host).connect("127.0.0.1:8080").reads())
 }

@@ -4,13 +4,14 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // Lookup leads what arrives at any of its ports in a network namespace to one socket of each protocol (sk_lookup): a listener, whose
@@ -19,9 +20,9 @@ import (
 // connected come before it.
 type Lookup struct {
 	*Ports
-	maps     []*ebpf.Map     // by the numbers below
-	programs []*ebpf.Program // only while they are not attached
-	links    []link.Link     // one
+	maps     []*sys.Map     // by the numbers below
+	programs []*sys.Program // only while they are not attached
+	links    []*sys.Link    // one
 }
 
 // The maps of a Lookup.
@@ -40,10 +41,10 @@ const (
 // lookupVersion is that of the maps.
 const lookupVersion = 1
 
-func lookupSpecs() []*ebpf.MapSpec {
-	return []*ebpf.MapSpec{
+func lookupSpecs() []*sys.MapSpec {
+	return []*sys.MapSpec{
 		mapServed:  portsSpec("nftnat_served"),
-		mapSockets: {Name: "nftnat_sockets", Type: ebpf.SockMap, KeySize: 4, ValueSize: 8, MaxEntries: slots},
+		mapSockets: {Name: "nftnat_sockets", Type: unix.BPF_MAP_TYPE_SOCKMAP, KeySize: 4, ValueSize: 8, MaxEntries: slots},
 	}
 }
 
@@ -63,17 +64,17 @@ func OpenLookup(netNS int) (_ *Lookup, err error) {
 	if err := l.load(); err != nil {
 		return nil, unsupported(err)
 	}
-	attached, err := link.AttachNetNs(netNS, l.programs[0])
+	attached, err := sys.Attach(netNS, l.programs[0], unix.BPF_SK_LOOKUP)
 	if err != nil {
 		return nil, err
 	}
-	l.links = []link.Link{attached}
+	l.links = []*sys.Link{attached}
 	return l, closeAttached(&l.programs)
 }
 
 func (l *Lookup) load() error {
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "nftnat_lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, License: "GPL",
+	program, err := sys.NewProgram(&sys.ProgramSpec{
+		Name: "nftnat_lookup", Type: unix.BPF_PROG_TYPE_SK_LOOKUP, Attach: unix.BPF_SK_LOOKUP,
 		Instructions: assembleLookup(l.maps[mapServed].FD(), l.maps[mapSockets].FD()),
 	})
 	if err != nil {
@@ -135,7 +136,7 @@ func (l *Lookup) Lead(socket int) error {
 			return fmt.Errorf("lead ports to a socket that is not bound: %w", unix.EOPNOTSUPP)
 		}
 	}
-	if err := l.maps[mapSockets].Put(slot, uint64(socket)); err != nil {
+	if err := l.maps[mapSockets].Put(word(slot), binary.NativeEndian.AppendUint64(nil, uint64(socket))); err != nil {
 		return fmt.Errorf("lead ports to a socket: %w", err)
 	}
 	return nil

@@ -12,8 +12,9 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 )
 
 // Range is ports of a protocol at an address of the host.
@@ -40,7 +41,7 @@ func (r Range) String() string {
 // a map, and so is one more for each port that was removed from it, 15 at most. While a set changes, a port that it has before and
 // after is never missing. All methods are safe for concurrent use, and need no privilege.
 type Ports struct {
-	ports *ebpf.Map // LPM trie
+	ports *sys.Map // LPM trie
 
 	mu   sync.Mutex
 	sets map[scope][]run // guarded by mu: what the trie has
@@ -80,13 +81,13 @@ const (
 // set, for each protocol and family.
 const mostPrefixes = 1 << 17
 
-func portsSpec(name string) *ebpf.MapSpec {
-	return &ebpf.MapSpec{
-		Name: name, Type: ebpf.LPMTrie, KeySize: keySize, ValueSize: 4, MaxEntries: mostPrefixes, Flags: unix.BPF_F_NO_PREALLOC,
+func portsSpec(name string) *sys.MapSpec {
+	return &sys.MapSpec{
+		Name: name, Type: unix.BPF_MAP_TYPE_LPM_TRIE, KeySize: keySize, ValueSize: 4, MaxEntries: mostPrefixes, Flags: unix.BPF_F_NO_PREALLOC,
 	}
 }
 
-func portsOf(m *ebpf.Map) *Ports { return &Ports{ports: m, sets: map[scope][]run{}} }
+func portsOf(m *sys.Map) *Ports { return &Ports{ports: m, sets: map[scope][]run{}} }
 
 // scopes are those of a range: one for each family.
 func (r Range) scopes() ([]scope, error) {
@@ -236,7 +237,7 @@ func (p *Ports) write(s scope, before, after []run) error {
 	comes, goes := differ(before, after)
 	key := s.key()
 	for i, x := range comes {
-		if err := p.ports.Put(x.put(key), uint32(1)); err != nil {
+		if err := p.ports.Put(x.put(key), word(1)); err != nil {
 			for _, x := range comes[:i] {
 				_ = p.ports.Delete(x.put(key))
 			}
@@ -244,9 +245,9 @@ func (p *Ports) write(s scope, before, after []run) error {
 		}
 	}
 	for i, x := range goes {
-		if err := p.ports.Delete(x.put(key)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := p.ports.Delete(x.put(key)); err != nil && !errors.Is(err, unix.ENOENT) {
 			for _, x := range goes[:i] {
-				_ = p.ports.Put(x.put(key), uint32(1))
+				_ = p.ports.Put(x.put(key), word(1))
 			}
 			for _, x := range comes {
 				_ = p.ports.Delete(x.put(key))
@@ -261,16 +262,13 @@ func (p *Ports) write(s scope, before, after []run) error {
 func (p *Ports) read() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var key []byte
-	var value uint32
-	entries := p.ports.Iterate()
-	for entries.Next(&key, &value) {
+	err := p.ports.Each(func(key, _ []byte) {
 		s := scope{kind: key[keyKind], proto: key[keyProto], addr: [16]byte(key[keyAddr:])}
 		length := binary.NativeEndian.Uint32(key[keyLength:]) - (keyBits - portBits)
 		first := binary.BigEndian.Uint16(key[keyPort:])
 		p.sets[s] = with(p.sets[s], prefix{first, uint8(length)}.run())
-	}
-	if err := entries.Err(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("read ports: %w", err)
 	}
 	return nil

@@ -11,10 +11,10 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/bpf/internal/sys"
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
@@ -24,9 +24,8 @@ func (p *Ports) has(t *testing.T, s scope, port uint16) bool {
 	key := s.key()
 	binary.NativeEndian.PutUint32(key[keyLength:], keyBits)
 	binary.BigEndian.PutUint16(key[keyPort:], port)
-	var value uint32
-	err := p.ports.Lookup(key, &value)
-	if !errors.Is(err, ebpf.ErrKeyNotExist) {
+	err := p.ports.Lookup(key, make([]byte, 4))
+	if !errors.Is(err, unix.ENOENT) {
 		require.NoError(t, err)
 	}
 	return err == nil
@@ -34,13 +33,7 @@ func (p *Ports) has(t *testing.T, s scope, port uint16) bool {
 
 func (p *Ports) entries(t *testing.T) (n int) {
 	t.Helper()
-	var key []byte
-	var value uint32
-	entries := p.ports.Iterate()
-	for entries.Next(&key, &value) {
-		n++
-	}
-	require.NoError(t, entries.Err())
+	require.NoError(t, p.ports.Each(func(_, _ []byte) { n++ }))
 	return n
 }
 
@@ -48,7 +41,7 @@ func (p *Ports) entries(t *testing.T) (n int) {
 func openPorts(t *testing.T) (*Ports, bool) {
 	t.Helper()
 	labtest.Require(t)
-	m, err := ebpf.NewMap(portsSpec("test"))
+	m, err := sys.NewMap(portsSpec("test"))
 	if errors.Is(err, fs.ErrPermission) {
 		t.Log(err) // a user namespace
 		return nil, false
@@ -169,7 +162,7 @@ func TestPortsFull(t *testing.T) {
 	if _, ok := openPorts(t); !ok {
 		return
 	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.LPMTrie, KeySize: keySize, ValueSize: 4, MaxEntries: 8, Flags: unix.BPF_F_NO_PREALLOC})
+	m, err := sys.NewMap(&sys.MapSpec{Type: unix.BPF_MAP_TYPE_LPM_TRIE, KeySize: keySize, ValueSize: 4, MaxEntries: 8, Flags: unix.BPF_F_NO_PREALLOC})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, m.Close()) }()
 	p := portsOf(m)
