@@ -6,6 +6,7 @@ package nlwire
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,6 +38,7 @@ type Socket struct {
 	conn       *netlink.Conn
 	raw        syscall.RawConn
 	sendBuffer int
+	transfers  sync.Pool
 }
 
 // Dial opens a socket whose acknowledgements explain errors and do not quote requests.
@@ -45,7 +47,7 @@ func Dial(c Config) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{conn: conn}
+	s := &Socket{conn: conn, transfers: sync.Pool{New: newTransfer}}
 	if s.raw, err = conn.SyscallConn(); err == nil {
 		err = errors.Join(conn.SetOption(netlink.ExtendedAcknowledge, true), conn.SetOption(netlink.CapAcknowledge, true))
 	}
@@ -86,13 +88,12 @@ func (s *Socket) Send(b []byte) (err error) {
 		}
 		s.sendBuffer = need
 	}
-	control := s.raw.Write(func(fd uintptr) bool {
-		err = ignoringEINTR(func() error {
-			return unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-		})
-		return true
-	})
-	return errors.Join(control, err)
+	t := s.transfers.Get().(*transfer) //nolint:forcetypeassert // it is of New
+	t.b = b
+	control := s.raw.Write(t.send)
+	err = errors.Join(control, t.err)
+	s.keep(t)
+	return err
 }
 
 // Receive reads a datagram into b, and waits for one if wait is set. Without that the error
@@ -100,24 +101,25 @@ func (s *Socket) Send(b []byte) (err error) {
 // message. A datagram that another process has sent, which may look like the kernel's, is
 // read as one of no bytes.
 func (s *Socket) Receive(b []byte, wait bool) (n int, err error) {
-	var from unix.Sockaddr
-	control := s.raw.Read(func(fd uintptr) bool {
-		err = ignoringEINTR(func() (err error) {
-			n, from, err = unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-			return err
-		})
-		return !wait || !errors.Is(err, unix.EAGAIN)
-	})
-	if err := errors.Join(control, err); err != nil {
+	t := s.transfers.Get().(*transfer) //nolint:forcetypeassert // it is of New
+	defer s.keep(t)
+	t.b, t.wait = b, wait
+	control := s.raw.Read(t.receive)
+	switch err := errors.Join(control, t.err); {
+	case err != nil:
 		return 0, err
-	}
-	if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
+	case !t.fromKernel():
 		return 0, nil
+	case t.n > len(b):
+		return 0, fmt.Errorf("%w: %d bytes do not fit the buffer of %d", ErrMalformed, t.n, len(b))
 	}
-	if n > len(b) {
-		return 0, fmt.Errorf("%w: %d bytes do not fit the buffer of %d", ErrMalformed, n, len(b))
-	}
-	return n, nil
+	return t.n, nil
+}
+
+// keep keeps a transfer for another one.
+func (s *Socket) keep(t *transfer) {
+	t.b, t.err = nil, nil
+	s.transfers.Put(t)
 }
 
 // maxInterrupts bounds how often one system call is tried again after a signal.
