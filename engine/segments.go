@@ -25,7 +25,7 @@ func linksTo(backends portset.Counts, routes hostnet.RouteMap) (links segment.Li
 		if r == nil {
 			continue
 		}
-		if r != last {
+		if last == nil || r.Link != last.Link || !slices.Equal(r.More, last.More) {
 			some := linksOf(*r)
 			last, names = r, &some
 		}

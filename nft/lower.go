@@ -21,7 +21,7 @@ type assembler struct {
 
 // assemble lowers a rule to bytecode.
 func assemble(r Rule) []expr.Any {
-	var a assembler
+	a := assembler{exprs: make([]expr.Any, 0, 16)} // which few rules exceed
 	for _, s := range r {
 		s.lower(&a)
 	}

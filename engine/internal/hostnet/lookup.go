@@ -54,9 +54,10 @@ func (r *Routes) lookUpEach(addrs []netip.Addr) (found RouteMap, err error) {
 	links := map[int]link{} // that were looked up, by index
 	batch := make([]netip.Addr, 0, min(len(addrs), lookupBatch))
 	for len(addrs) != 0 {
+		places := make([]Route, min(len(addrs), lookupBatch))
 		for batch = batch[:0]; len(addrs) != 0 && len(batch) < lookupBatch; addrs = addrs[1:] {
 			if found.Map.Of(addrs[0]) == nil {
-				found.Set(addrs[0], &Route{}) // its place
+				found.Set(addrs[0], &places[len(batch)])
 				batch = append(batch, addrs[0])
 			}
 		}
@@ -73,7 +74,7 @@ func (r *Routes) lookUpEach(addrs []netip.Addr) (found RouteMap, err error) {
 			}
 		}
 		for i := 0; i < len(batch) && err == nil; i++ {
-			*found.Map.Of(batch[i]), err = r.routeOf(routes[i], errs[i], links)
+			places[i], err = r.routeOf(routes[i], errs[i], links)
 			if err != nil {
 				err = fmt.Errorf("look up route to %s: %w", batch[i], err)
 			}
