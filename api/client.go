@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/unixhttp"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -390,7 +391,11 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 			return nil, fmt.Errorf("ask %s: %w", c.path, err)
 		}
 	}
-	resp, err := c.exchange(ctx, method, path, body)
+	nc, err := c.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", c.path, err)
+	}
+	resp, err := unixhttp.Do(ctx, nc, method, path, body)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/nftnat/nftnat/internal/unixhttp"
 )
 
 // upgradeHandover is the protocol to which the connection switches (RFC 9110 section 7.8).
@@ -121,7 +123,7 @@ func (c *Client) switchTo(ctx context.Context, path, protocol string) (*net.Unix
 // upgrade sends the request and reads the answer. The server sends no more before the client
 // does, so that nothing stays in the buffer.
 func (c *Client) upgrade(nc net.Conn, path, protocol string) error {
-	resp, err := roundTrip(nc, http.MethodPost, path, nil, "Connection: Upgrade", "Upgrade: "+protocol, "Content-Length: 0")
+	resp, err := unixhttp.RoundTrip(nc, http.MethodPost, path, nil, "Connection: Upgrade", "Upgrade: "+protocol, "Content-Length: 0")
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}

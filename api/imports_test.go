@@ -25,6 +25,6 @@ func TestImports(t *testing.T) {
 	slices.Sort(foreign)
 	const module = "github.com/nftnat/nftnat/"
 	require.Equal(t, []string{
-		module + "api", module + "explain/report", module + "internal/httpd", module + "internal/order", module + "internal/peercred", module + "internal/printable", module + "nat", "golang.org/x/sys/unix",
+		module + "api", module + "explain/report", module + "internal/httpd", module + "internal/order", module + "internal/peercred", module + "internal/printable", module + "internal/unixhttp", module + "nat", "golang.org/x/sys/unix",
 	}, foreign)
 }

@@ -4,7 +4,6 @@
 package docker
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -20,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/unixhttp"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -75,7 +75,7 @@ func (w Watch) Run(ctx context.Context) error {
 // Pauses before dockerd is asked again.
 const (
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 15 * time.Second
+	lastRetry  = 2 * time.Second
 )
 
 // follow declares networks until dockerd ends or something fails.
@@ -232,19 +232,6 @@ func (d *network) networks() (all []nat.Network, err error) {
 // client asks dockerd at its socket.
 type client struct{ socket string }
 
-// answer is the body of an answer.
-type answer struct {
-	io.Reader
-	conn net.Conn
-	stop func() bool
-}
-
-// Close closes the connection.
-func (a *answer) Close() error {
-	a.stop()
-	return a.conn.Close()
-}
-
 // get returns the body of an answer, which ends with the context.
 func (c *client) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	var d net.Dialer
@@ -252,24 +239,14 @@ func (c *client) get(ctx context.Context, path string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
-	a := &answer{conn: conn, stop: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })}
-	resp, err := exchange(conn, path)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("it answered %s to GET %s", resp.Status, path)
-	}
+	resp, err := unixhttp.Do(ctx, conn, http.MethodGet, escape(path), nil)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("ask dockerd: %w", err), a.Close())
+		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
-	a.Reader = resp.Body
-	return a, nil
-}
-
-func exchange(conn net.Conn, path string) (*http.Response, error) {
-	// The events are answered for as long as the connection is open.
-	if _, err := io.WriteString(conn, "GET "+escape(path)+" HTTP/1.1\r\nHost: docker\r\n\r\n"); err != nil {
-		return nil, err
+	if resp.StatusCode != http.StatusOK {
+		return nil, errors.Join(fmt.Errorf("ask dockerd: it answered %s to GET %s", resp.Status, path), resp.Body.Close())
 	}
-	return http.ReadResponse(bufio.NewReader(conn), nil)
+	return resp.Body, nil
 }
 
 // escape writes the characters of JSON as a query may have them.

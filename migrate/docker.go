@@ -4,7 +4,6 @@
 package migrate
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nftnat/nftnat/internal/unixhttp"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -52,12 +52,11 @@ type portOf struct {
 func (im *Import) docker(ctx context.Context, o Options, h *host) error {
 	data := o.Data
 	if im.From = o.File; o.File == "" {
-		path := dockerSocket
-		if env, ok := strings.CutPrefix(os.Getenv("DOCKER_HOST"), "unix://"); ok && env != "" {
-			path = env
+		path, err := dockerPath(os.Getenv("DOCKER_HOST"))
+		if err != nil {
+			return err
 		}
 		im.From = path
-		var err error
 		if data, err = askDocker(ctx, path); err != nil {
 			return err
 		}
@@ -81,6 +80,18 @@ func (im *Import) docker(ctx context.Context, o Options, h *host) error {
 	return nil
 }
 
+// dockerPath returns the socket that DOCKER_HOST names.
+func dockerPath(env string) (string, error) {
+	if env == "" {
+		return dockerSocket, nil
+	}
+	path, ok := strings.CutPrefix(env, "unix://")
+	if !ok || path == "" {
+		return "", &nat.InvalidError{What: "DOCKER_HOST", Input: env, Reason: "the dockerd of this host is asked, by a Unix socket, as in unix://" + dockerSocket}
+	}
+	return path, nil
+}
+
 // askDocker asks dockerd for its containers.
 func askDocker(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, dockerTimer)
@@ -89,15 +100,7 @@ func askDocker(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
-	defer func() { _ = c.Close() }() // all was read
-	if err := c.SetDeadline(time.Now().Add(dockerTimer)); err != nil {
-		return nil, fmt.Errorf("ask dockerd: %w", err)
-	}
-	// An http.Transport would be half a megabyte of the program.
-	if _, err := io.WriteString(c, "GET /containers/json HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n"); err != nil {
-		return nil, fmt.Errorf("ask dockerd: %w", err)
-	}
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	answer, err := unixhttp.Do(ctx, c, http.MethodGet, "/containers/json", nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask dockerd: %w", err)
 	}
