@@ -52,6 +52,9 @@ type Process struct {
 	Version string
 	// Stdout and Stderr are not nil.
 	Stdout, Stderr io.Writer
+	// Text writes an error for dockerd; it may name the process that holds a port, into which the daemon
+	// may not look. Nil: the error's own text.
+	Text func(error) string
 
 	config Config
 	// status and listener are descriptors; negative: there is none.
@@ -188,7 +191,11 @@ func refusal(err error) bool {
 
 // fail tells dockerd why the port is not published.
 func (p *Process) fail(err error) int {
-	text := "nftnat: " + err.Error()
+	text := err.Error()
+	if p.Text != nil {
+		text = p.Text(err)
+	}
+	text = "nftnat: " + text
 	if p.status < 0 {
 		_, _ = fmt.Fprintln(p.Stderr, text)
 		return 1

@@ -68,6 +68,23 @@ func (d *fakeDocker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// serve listens at a socket, until the returned function is called.
+func (d *fakeDocker) serve(t *testing.T, socket string) (end func()) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	s := &http.Server{Handler: d}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.Serve(l)
+	}()
+	return func() {
+		_ = s.Close()
+		<-served
+	}
+}
+
 // fakeNetworks keeps what is declared.
 type fakeNetworks struct {
 	mu   sync.Mutex
@@ -126,20 +143,6 @@ func TestWatch(t *testing.T) {
 	networks.have["inside"] = own.WithDefaults()
 	docker := &fakeDocker{networks: "[" + dockerBridge + "," + dockerOther + "]", changed: make(chan struct{})}
 	socket := filepath.Join(filepath.Dir(newFakeDaemon(t).socket), "d")
-	serve := func() func() {
-		l, err := net.Listen("unix", socket)
-		require.NoError(t, err)
-		s := &http.Server{Handler: docker}
-		served := make(chan struct{})
-		go func() {
-			defer close(served)
-			_ = s.Serve(l)
-		}()
-		return func() {
-			_ = s.Close()
-			<-served
-		}
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	watched := make(chan error, 1)
 	go func() {
@@ -152,7 +155,7 @@ func TestWatch(t *testing.T) {
 			labtest.Stretch(20*time.Second), 5*time.Millisecond, "%s", want)
 	}
 	const bridge = "docker-0123456789ab 172.17.0.0/16 172.17.0.1 masquerade=true guard=true"
-	end := serve()
+	end := docker.serve(t, socket)
 	declared(bridge)
 	docker.set("[" + dockerBridge + "," + dockerDual + "," + dockerPlain + "]")
 	declared(bridge,
@@ -161,10 +164,28 @@ func TestWatch(t *testing.T) {
 		"docker-fedcba987654-2 fd00:1::/64 fd00:1::1 masquerade=true guard=true")
 	end()
 	docker.set("[" + dockerBridge + "]")
-	end = serve()
+	end = docker.serve(t, socket)
 	declared(bridge)
 	docker.set("[]")
 	declared()
+	cancel()
+	require.NoError(t, <-watched)
+	end()
+}
+
+// A dockerd that has been away is followed again within seconds.
+func TestWatchAway(t *testing.T) {
+	networks := &fakeNetworks{have: map[string]nat.Network{}}
+	docker := &fakeDocker{networks: "[" + dockerBridge + "]", changed: make(chan struct{})}
+	socket := filepath.Join(filepath.Dir(newFakeDaemon(t).socket), "d")
+	ctx, cancel := context.WithCancel(t.Context())
+	watched := make(chan error, 1)
+	go func() {
+		watched <- Watch{Docker: socket, Networks: networks, Log: slog.New(slog.DiscardHandler)}.Run(ctx)
+	}()
+	time.Sleep(4 * time.Second)
+	end := docker.serve(t, socket)
+	require.Eventually(t, func() bool { return networks.texts() != "" }, labtest.Stretch(3*time.Second), 5*time.Millisecond)
 	cancel()
 	require.NoError(t, <-watched)
 	end()

@@ -4,6 +4,9 @@
 package integration
 
 import (
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -44,9 +47,54 @@ func TestUnitsCapabilities(t *testing.T) {
 	r := s.run(t, "add tcp 80 172.30.0.2:80")
 	require.Equal(t, 3, r.Code)
 	require.Contains(t, r.Stderr, "tcp 0.0.0.0:80 is held by "+myself(t))
+	refused := s.dockerProxy(t, "tcp 0.0.0.0:80 172.30.0.2:80")
+	require.Equal(t, "1\nnftnat: publish tcp 0.0.0.0:80: tcp 0.0.0.0:80 is held by "+myself(t), refused.status)
+	require.Equal(t, 1, refused.Wait())
 	require.NoError(t, holder.Close())
 	s.succeed(t, "add tcp 80 172.30.0.2:80")
 	labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:80", "web")
+	require.NoError(t, p.Signal(unix.SIGTERM))
+	require.Zero(t, p.Wait(), p.Output())
+}
+
+// Docker's networks are declared with what the unit leaves to its command, also when another dockerd answers.
+func TestUnitsDocker(t *testing.T) {
+	top := newTopology(t, lab.Options{})
+	s := newTestbed(t, top.Host)
+	s.serve(t)
+	socket := filepath.Join(filepath.Dir(s.socket), "docker.sock")
+	dockerd := func(networks string) *http.Server {
+		l, err := net.Listen("unix", socket)
+		require.NoError(t, err)
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/networks" {
+				_, _ = io.WriteString(w, networks)
+				return
+			}
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		})}
+		go func() { _ = server.Serve(l) }()
+		t.Cleanup(func() { _ = server.Close() })
+		return server
+	}
+	declared := func(want string) {
+		t.Helper()
+		await(t, want, func() bool { return strings.Contains(s.succeed(t, "network ls"), want) })
+	}
+	first := dockerd(`[{"Id":"0123456789abcdef","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.17.0.0/16"}]}}]`)
+	text, err := os.ReadFile(filepath.Join(units, "nftnat-docker.service"))
+	require.NoError(t, err)
+	start := regexp.MustCompile(`(?m)^ExecStart=/usr/bin/nftnat (.*)$`).FindSubmatch(text)
+	require.NotNil(t, start)
+	cmd := s.command(t, append(strings.Fields(string(start[1])), "--docker", socket)...)
+	p := labtest.StartCmd(t, top.Host, command(t, "setpriv", append(withOnly(t, "nftnat-docker.service"), cmd.Args...)...))
+	declared("docker-0123456789ab")
+	require.NoError(t, first.Close())
+	dockerd(`[{"Id":"fedcba9876543210","Driver":"bridge","IPAM":{"Config":[{"Subnet":"172.18.0.0/16"}]}}]`)
+	declared("docker-fedcba987654")
+	require.NotContains(t, s.succeed(t, "network ls"), "docker-0123456789ab")
 	require.NoError(t, p.Signal(unix.SIGTERM))
 	require.Zero(t, p.Wait(), p.Output())
 }

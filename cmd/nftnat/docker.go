@@ -26,6 +26,7 @@ func dockerProxy(args []string, stdout, stderr io.Writer) (status int, asked boo
 	p := docker.Process{
 		Socket: cmp.Or(os.Getenv(envSocket), defaultSocket), Args: args,
 		Version: buildinfo.Version, Stdout: stdout, Stderr: stderr,
+		Text: func(err error) string { return nameHolder("", err) },
 	}
 	switch {
 	case docker.Is(args):
