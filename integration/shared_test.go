@@ -46,6 +46,25 @@ func requireNobodyCame(t *testing.T, held io.Closer) {
 	}))
 }
 
+// came waits for a client of a listener of TCP, or a datagram for a socket of UDP, and takes it.
+func came(t *testing.T, held io.Closer) {
+	t.Helper()
+	deadline := time.Now().Add(labtest.Stretch(answerTimeout))
+	switch held := held.(type) {
+	case *net.TCPListener:
+		require.NoError(t, held.SetDeadline(deadline))
+		c, err := held.Accept()
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	case *net.UDPConn:
+		require.NoError(t, held.SetReadDeadline(deadline))
+		_, _, err := held.ReadFrom(make([]byte, 64))
+		require.NoError(t, err)
+	default:
+		t.Fatalf("%T", held)
+	}
+}
+
 // sharedClients ask a shared port from everywhere that is led past the program that has it.
 func sharedClients(t *testing.T, top *lab.Topology, network string, port int, want string) {
 	t.Helper()
