@@ -49,6 +49,12 @@ func isolated(t *testing.T, line string) *exec.Cmd {
 	return exec.Command(labtest.Tool(t, "unshare"), "--mount", "sh", "-euc", "mount -t tmpfs tmpfs /var/lib; exec "+line)
 }
 
+// withVarLib is a command that sees a directory as /var/lib, where cnitool and runtimes keep their results.
+func withVarLib(t *testing.T, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	return exec.Command(labtest.Tool(t, "unshare"), append([]string{"--mount", "sh", "-euc", `mount --bind "$0" /var/lib; exec "$@"`, dir}, args...)...)
+}
+
 // portmapScript makes the chain that portmap's tests look for; ours has none.
 const portmapScript = `#!/bin/sh
 %s/ours/portmap; status=$?
@@ -118,12 +124,9 @@ func TestCNIPage(t *testing.T) {
 	require.NoError(t, os.WriteFile(list, []byte(text), 0o644))
 	h.serve(t)
 
-	// cnitool keeps its results in /var/lib/cni, so all that it does has to see the same one.
-	cache := filepath.Join(dir, "var")
-	require.NoError(t, os.Mkdir(cache, 0o755))
+	cache := t.TempDir()
 	tool := func(verb, id, ports string) labtest.Result {
-		cmd := exec.Command(labtest.Tool(t, "unshare"), "--mount", "sh", "-euc",
-			"mount --bind "+cache+" /var/lib; exec "+filepath.Join(theirs, "cnitool")+" "+verb+" containerd-net /run/netns/"+id)
+		cmd := withVarLib(t, cache, filepath.Join(theirs, "cnitool"), verb, "containerd-net", "/run/netns/"+id)
 		cmd.Env = append(os.Environ(), "NFTNAT_SOCKET="+h.socket, "NETCONFPATH="+lists, "CNI_PATH="+bin+":"+theirs, `CAP_ARGS={"portMappings":`+ports+`}`)
 		return labtest.Run(t, h.ns, cmd)
 	}

@@ -69,6 +69,11 @@ type reached struct{ network, addr, name string }
 // connection fails meanwhile.
 func movesTo(t *testing.T, s *testbed, client *lab.NS, command string, same []reached) labtest.Result {
 	t.Helper()
+	return moves(t, client, func() labtest.Result { return s.run(t, command) }, same)
+}
+
+func moves(t *testing.T, client *lab.NS, run func() labtest.Result, same []reached) labtest.Result {
+	t.Helper()
 	for _, r := range same {
 		labtest.Reaches(t, client, r.network, r.addr, r.name)
 	}
@@ -76,7 +81,7 @@ func movesTo(t *testing.T, s *testbed, client *lab.NS, command string, same []re
 	for i, r := range same {
 		streams[i] = startAsking(t.Context(), client, r.network, r.addr)
 	}
-	result := s.run(t, command)
+	result := run()
 	for _, st := range streams {
 		st.stop(t)
 	}
@@ -421,35 +426,92 @@ func TestImportTwice(t *testing.T) {
 	require.NotContains(t, labtest.Exec(t, top.Host, "nft", "list", "table", "ip", "old"), "dport 8")
 }
 
-// What dockerd publishes is imported from its socket; docker-proxy keeps the port.
+// What dockerd publishes is imported from its socket; docker-proxy keeps the port. Then its rules are, which are of the
+// same ports.
 func TestImportDocker(t *testing.T) {
 	labtest.LongOnly(t, "an import from a dockerd under systemd")
-	h := newBesideHost(t, "import", "dockerd")
-	h.machine.Write("/etc/docker/daemon.json", `{"storage-driver": "vfs"}`, 0o644)
+	h := newDockerHost(t)
+	h.configure(docBlock{text: "{}"})
 	h.shell("systemctl start docker; iptables -P FORWARD ACCEPT")
-	h.shell("tar --create --files-from=/dev/null | docker import - empty")
-	h.shell("docker run --detach --name web --volume /usr:/usr --volume /lib64:/lib64 --volume /lib:/lib --publish 8090:80 empty /usr/bin/socat TCP-LISTEN:80,fork,reuseaddr EXEC:/usr/bin/cat")
-	root := filepath.Join(t.TempDir(), "containers.json")
-	r := h.machine.Run("sh", "-euc", "docker inspect web")
-	require.Zero(t, r.Code, r.Stderr)
-	require.NoError(t, os.WriteFile(root, []byte(r.Stdout), 0o600))
-	text := h.testbed.succeed(t, "import docker -f "+root)
-	require.Contains(t, text, `mapping: "8090->172.17.0.2:80", name: web`)
-	text = h.testbed.succeed(t, "import iptables")
-	require.Contains(t, text, `mapping: "0.0.0.0:8090->172.17.0.2:80", hold: shared`)
-	moved := h.testbed.run(t, "import iptables --apply --remove-theirs")
-	require.Zero(t, moved.Code, moved.Stderr)
-	require.NotContains(t, labtest.Exec(t, h.top.Host, "iptables", "-t", "nat", "-S"), "DNAT")
-	c, err := h.top.Client.Dial(context.Background(), "tcp", at(h.top.Host.V4, 8090))
+	h.shell(dockerImage)
+	h.shell("docker run --detach --name web --publish 8080:80 web")
+	const mapping = `mapping: "8080->172.17.0.2:80", name: web`
+	require.Contains(t, h.shell("docker inspect web | nftnat import docker -f -"), "- {"+mapping+"}\n")
+	require.Contains(t, h.shell("nftnat import docker"), "  # note: held by docker-proxy (pid ")
+	require.Contains(t, h.shell("nftnat import docker"), "- {"+mapping+", hold: shared}\n")
+	rules := h.shell("nftnat import iptables")
+	require.Contains(t, rules, `- {mapping: "0.0.0.0:8080->172.17.0.2:80", hold: shared}`)
+	require.Contains(t, rules, "  # note: nftnat import docker has it as well, with what is not in rules\n")
+
+	asks := labtest.Start(t, h.top.Client, "sh", "-c", "while :; do curl --silent --fail --max-time 1 http://192.0.2.1:8080/ || echo lost; done")
+	await(t, "answers", func() bool { return strings.Contains(asks.Output(), "hello") })
+	h.shell("nftnat import docker --apply")
+	require.Contains(t, h.shell("iptables -t nat -S"), "DNAT")
+	require.Equal(t, "8080->172.17.0.2:80\n", h.shell("nftnat import iptables --apply --remove-theirs --quiet"), "what is published stays")
+	require.NotContains(t, h.shell("iptables -t nat -S"), "DNAT")
+	require.Contains(t, h.shell("nftnat export"), mapping)
+	before := len(asks.Output())
+	await(t, "more answers", func() bool { return strings.Contains(asks.Output()[before:], "hello") })
+	asks.Kill()
+	require.NotContains(t, asks.Output(), "lost")
+	for from, url := range map[*lab.NS]string{h.top.Host: "http://127.0.0.1:8080/", h.top.Client: "http://192.0.2.1:8080/"} {
+		require.Equal(t, "hello", h.get(from, url))
+	}
+}
+
+// What libcni keeps of plugins that it has executed is imported, of portmap with either backend, and where each container
+// has a link of its own.
+func TestImportCNI(t *testing.T) {
+	labtest.LongOnly(t, "cnitool and the plugins of others")
+	labtest.Tool(t, "go")
+	theirs, err := cniPrograms()
 	require.NoError(t, err)
-	defer c.Close()
-	_, err = c.Write([]byte("hello"))
-	require.NoError(t, err)
-	answer := make([]byte, 5)
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
-	_, err = c.Read(answer)
-	require.NoError(t, err)
-	require.Equal(t, "hello", string(answer))
+	for name, plugins := range map[string]struct{ first, backend, list, dnat string }{
+		"iptables": {`"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true`, "iptables", "iptables-save -t nat", "DNAT --to"},
+		"nftables": {`"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true`, "nftables", "nft list table ip cni_hostport", "dnat to"},
+		"ptp":      {`"type": "ptp"`, "iptables", "iptables-save -t nat", "DNAT --to"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top, s := importHost(t)
+			dir, cache := t.TempDir(), t.TempDir()
+			list := fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "net", "plugins": [
+				{%s, "ipMasq": true, "ipam": {"type": "host-local", "dataDir": %q, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+					"ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]]}},
+				{"type": "portmap", "backend": %q, "capabilities": {"portMappings": true}}]}`, plugins.first, filepath.Join(dir, "data"), plugins.backend)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "10.conflist"), []byte(list), 0o600))
+			in := labtest.NewNS(t, "p1")
+			labtest.MountNS(t, in, "p1")
+			tool := func(verb string) {
+				t.Helper()
+				cmd := withVarLib(t, cache, filepath.Join(theirs, "cnitool"), verb, "net", "/run/netns/p1")
+				cmd.Env = append(os.Environ(), "NETCONFPATH="+dir, "CNI_PATH="+theirs,
+					`CAP_ARGS={"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"},{"hostPort":5000,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.9"}]}`)
+				r := labtest.Run(t, top.Host, cmd)
+				require.Zero(t, r.Code, r.Stdout+r.Stderr)
+			}
+			tool("add")
+			labtest.EchoTCP(t, in, "web", ":80")
+			labtest.EchoUDP(t, in, "dns", ":53")
+			live := func(args ...string) labtest.Result {
+				cmd := s.command(t, append([]string{"import", "cni"}, args...)...)
+				return labtest.Run(t, top.Host, withVarLib(t, cache, cmd.Args...))
+			}
+			r := live()
+			require.Zero(t, r.Code, r.Stderr)
+			require.NotContains(t, r.Stdout, "left out:")
+			for _, want := range []string{"- 0.0.0.0:8080->10.88.0.2:80\n", "- 192.0.2.9:5000->10.88.0.2:53/udp\n", `- "[::]:8080->[fd00:88::2]:80"` + "\n"} {
+				require.Contains(t, r.Stdout, want)
+			}
+			rules := s.succeed(t, "import "+plugins.backend)
+			require.Contains(t, rules, "- 0.0.0.0:8080->10.88.0.2:80\n")
+			require.Contains(t, rules, "  # note: nftnat import cni has it as well, with what is not in rules\n")
+			same := []reached{{"tcp", at(top.Host.V4, 8080), "web"}, {"tcp", at(top.Host.V6, 8080), "web"}, {"udp", at(top.Second4, 5000), "dns"}}
+			moves(t, top.Client, func() labtest.Result { return live("--apply", "--remove-theirs") }, same)
+			require.NotContains(t, labtest.Exec(t, top.Host, "sh", "-c", plugins.list), plugins.dnat)
+			labtest.Reaches(t, top.Host, "tcp", "127.0.0.1:8080", "web")
+			tool("del")
+		})
+	}
 }
 
 // Marks are set by rules that ports which are published do not meet: what is told apart by them stays theirs.

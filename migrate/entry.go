@@ -90,6 +90,7 @@ func covers(a, b netip.Addr) bool {
 // finish completes the entries by what is known of the host.
 func (im *Import) finish(h *host) {
 	var kept []Entry
+	at := map[nat.Mapping]int{} // indexes of kept
 	for i, e := range im.Entries {
 		if reason, ambiguous := im.drop[i]; ambiguous {
 			im.leaveOut(e.Origins[0], reason)
@@ -112,6 +113,11 @@ func (im *Import) finish(h *host) {
 			}
 		}
 		h.complete(&e)
+		if j, ok := at[e.Mapping]; ok { // two addresses of what is published at all
+			kept[j].Origins = append(kept[j].Origins, e.Origins...)
+			continue
+		}
+		at[e.Mapping] = len(kept)
 		kept = append(kept, e)
 	}
 	im.Entries = kept

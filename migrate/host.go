@@ -161,11 +161,15 @@ func (h *host) complete(e *Entry) {
 	} else if sometimes != "" {
 		e.Notes = append(e.Notes, "masqueraded sometimes, which is not kept, by "+sometimes)
 	}
-	if !h.live {
+	if p, ok := h.publishedIn(e.Mapping); ok { // it stays as it is
+		e.Mapping.Frontend = netip.AddrPortFrom(p.Frontend.Addr(), e.Mapping.Frontend.Port())
+		e.Mapping.Hold, e.Mapping.Name = p.Hold, p.Name
+		if e.Mapping.Expires.IsZero() {
+			e.Mapping.Expires = p.Expires
+		}
 		return
 	}
-	if p, ok := h.publishedIn(e.Mapping); ok {
-		e.Mapping.Hold = p.Hold
+	if !h.live {
 		return
 	}
 	if text := h.holder(e.Mapping); text != "" {
@@ -174,15 +178,16 @@ func (h *host) complete(e *Entry) {
 	}
 }
 
-// publishedIn returns the published mapping that does what a mapping does, for its ports at least:
-// what was published port by port is read back as a range.
+// publishedIn returns the published mapping that does what a mapping does, for its ports and addresses at
+// least: what was published port by port is read back as a range, and what one source publishes at all addresses
+// another one has at some.
 func (h *host) publishedIn(m nat.Mapping) (nat.Mapping, bool) {
 	for _, p := range h.published {
 		by := int(m.Frontend.Port()) - int(p.Frontend.Port())
 		if by < 0 || by+int(m.More) > int(p.More) || int(m.Backend.Port())-int(p.Backend.Port()) != by {
 			continue
 		}
-		if p.Proto == m.Proto && p.Frontend.Addr() == m.Frontend.Addr() && p.Backend.Addr() == m.Backend.Addr() && p.From == m.From {
+		if p.Proto == m.Proto && covers(p.Frontend.Addr(), m.Frontend.Addr()) && p.Backend.Addr() == m.Backend.Addr() && p.From == m.From {
 			return p, true
 		}
 	}

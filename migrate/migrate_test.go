@@ -96,6 +96,37 @@ func TestMarkedRecord(t *testing.T) {
 	}
 }
 
+// What one source has published, others find published: not again, and not otherwise.
+func TestPublishedAlready(t *testing.T) {
+	p, err := nat.ParseMappingText("8080->172.17.0.2:80")
+	require.NoError(t, err)
+	p.Name, p.Hold = "web", nat.HoldShared
+	const text = "*nat\n:DOCKER - [0:0]\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j DOCKER\n" +
+		"-A DOCKER -d 192.0.2.1/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\n" +
+		"-A DOCKER -d 192.0.2.2/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\n" +
+		"-A DOCKER -p tcp -m tcp --dport 8081 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n"
+	im, err := Read(context.Background(), Options{Source: IPTables, File: "f", Data: []byte(text), Published: []nat.Mapping{p}})
+	require.NoError(t, err)
+	require.Len(t, im.Entries, 2)
+	require.Equal(t, p, im.Entries[0].Mapping)
+	require.Len(t, im.Entries[0].Origins, 2)
+	require.Equal(t, "0.0.0.0:8081->172.17.0.2:80", im.Entries[1].Mapping.String())
+	require.Equal(t, []string{"nftnat import docker has it as well, with what is not in rules"}, im.Entries[1].Notes)
+}
+
+// Another host's dockerd is not asked, nor this one's in its place.
+func TestDockerHost(t *testing.T) {
+	for _, env := range []string{"tcp://127.0.0.1:2375", "ssh://me@192.0.2.1", "unix://", "/run/docker.sock"} {
+		t.Setenv("DOCKER_HOST", env)
+		_, err := Read(context.Background(), Options{Source: Docker})
+		require.ErrorIs(t, err, nat.ErrInvalid)
+		require.ErrorContains(t, err, fmt.Sprintf("invalid DOCKER_HOST %q: the dockerd of this host is asked, by a Unix socket, as in unix:///var/run/docker.sock", env))
+	}
+	t.Setenv("DOCKER_HOST", "unix:///nowhere")
+	_, err := Read(context.Background(), Options{Source: Docker})
+	require.ErrorIs(t, err, nat.ErrNotFound)
+}
+
 func TestBadFiles(t *testing.T) {
 	for _, c := range []struct {
 		source Source

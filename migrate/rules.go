@@ -85,6 +85,19 @@ func (s Source) owns(r *chains.Rule) bool {
 	return false
 }
 
+// others notes which other source a rule is of, which has more than rules say.
+func (s Source) others(r *chains.Rule) []string {
+	if s != IPTables && s != NFTables {
+		return nil
+	}
+	for _, o := range []Source{Docker, CNI, Netavark, Miniupnpd} {
+		if o.owns(r) {
+			return []string{fmt.Sprintf("nftnat import %s has it as well, with what is not in rules", o)}
+		}
+	}
+	return nil
+}
+
 // rules imports rules.
 func (im *Import) rules(ctx context.Context, o Options, h *host) error {
 	rs, err := readRules(ctx, o)
@@ -180,7 +193,7 @@ func (im *Import) claim(h *host, now time.Time, r *chains.Rule, claims []chains.
 		return
 	}
 	var order []target
-	notes := h.unmark(claims)
+	notes := append(h.unmark(claims), im.Source.others(r)...)
 	sources := map[target][]packets.Span{}
 	var unfit []chains.Claim
 	for _, c := range united(claims) {
