@@ -64,8 +64,8 @@ func TestWeb(t *testing.T) {
 	require.Empty(t, document().Mappings)
 	s.succeed(t, "add tcp 8080 172.30.0.2:80 --name web")
 	s.succeed(t, "add udp 9000-9999 172.30.0.2 --name igd:Console --ttl 1h")
-	d := document()
-	require.Len(t, d.Mappings, 2, "what was acknowledged is on the page")
+	var d pageDocument
+	await(t, "what was acknowledged to be on the page", func() bool { d = document(); return len(d.Mappings) == 2 })
 	require.Equal(t, "operator", d.Mappings[0].Kind)
 	require.Equal(t, "igd", d.Mappings[1].Kind)
 
@@ -112,7 +112,7 @@ func TestWeb(t *testing.T) {
 	require.Equal(t, "421", status)
 
 	// The daemon may go and come back.
-	require.Len(t, document().Mappings, 3)
+	await(t, "the page to have all", func() bool { return len(document().Mappings) == 3 })
 	require.NoError(t, daemon.Signal(unix.SIGKILL))
 	daemon.Wait()
 	await(t, "the page to say that the daemon is away", func() bool { d := document(); return d.Error != "" && len(d.Mappings) == 3 })

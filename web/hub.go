@@ -30,6 +30,8 @@ const (
 	// readTimeout bounds a reading, and freshTimeout how long a page waits for one.
 	readTimeout  = 30 * time.Second
 	freshTimeout = time.Second
+	// eventTime is how long an event of the daemon may take to come.
+	eventTime = 20 * time.Millisecond
 	// lookEvery is how often the doctor looks while there are clients, lookPause how long after a change at
 	// the earliest, and lookLate when it does not wait any more for changes to end. It rests lookRest
 	// times as long as it has looked.
@@ -59,15 +61,20 @@ type hub struct {
 
 	mu      sync.Mutex
 	current *view
-	// next is closed when the reading that begins next has ended.
-	next chan struct{}
+	// wanted counts what a reading is wanted for, and shown is the count that the last reading began
+	// with. passed is closed when the next reading ends, and began is when the last one did begin.
+	wanted, shown uint64
+	passed        chan struct{}
+	began         time.Time
 	// changed is when something changed that the daemon has told of, and dirty says that mappings
 	// have to be read.
 	changed time.Time
 	dirty   bool
 	asked   time.Time // when a page was asked for last
-	// looked is when the doctor began to look last, looking is closed when it has ended.
+	// looked is when the doctor began to look last, looking is closed when it has ended, and rested is
+	// when it may look again.
 	looked  time.Time
+	rested  time.Time
 	looking chan struct{}
 	found   facts // diagnosis and its time alone
 	streams map[*stream]struct{}
@@ -98,7 +105,7 @@ func newHub(o Options, nonce string) *hub {
 	}
 	h := &hub{
 		Options: o, nonce: nonce, wake: make(chan struct{}, 1), again: make(chan struct{}, 1),
-		next: make(chan struct{}), looking: make(chan struct{}), ended: make(chan struct{}), dirty: true, streams: map[*stream]struct{}{},
+		passed: make(chan struct{}), looking: make(chan struct{}), ended: make(chan struct{}), dirty: true, wanted: 1, streams: map[*stream]struct{}{},
 	}
 	h.asked = time.Now()
 	h.current = newView(facts{}, 0)
@@ -176,6 +183,7 @@ func errorText(err error) string {
 func (h *hub) note() {
 	h.mu.Lock()
 	h.changed, h.dirty = time.Now(), true
+	h.wanted++
 	h.mu.Unlock()
 	poke(h.wake)
 	poke(h.again)
@@ -272,13 +280,13 @@ type reader struct {
 func (r *reader) pass(ctx context.Context) {
 	h := r.hub
 	h.mu.Lock()
-	ended := h.next
-	h.next = make(chan struct{})
+	wanted := h.wanted
+	h.began = time.Now()
 	dirty := h.dirty
 	h.dirty = false
 	found := h.found
 	h.mu.Unlock()
-	defer close(ended)
+	defer h.done(wanted)
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	err := r.ask(ctx, dirty)
@@ -309,7 +317,10 @@ func (r *reader) ask(ctx context.Context, dirty bool) error {
 		if err != nil {
 			return err
 		}
-		r.mappings = ms
+		r.mappings, r.ids = ms, make([]string, len(ms))
+		for i, m := range ms {
+			r.ids[i] = rowID(m)
+		}
 	}
 	count := time.Since(r.counted) >= countEvery-changePause || r.counted.IsZero()
 	if count {
@@ -320,7 +331,7 @@ func (r *reader) ask(ctx context.Context, dirty bool) error {
 		r.counted = began
 	}
 	if dirty || count {
-		r.flows, r.hits, r.total = r.counts.add(r.mappings, r.conns)
+		r.flows, r.hits, r.total = r.counts.add(r.ids, r.mappings, r.conns)
 	}
 	if count {
 		r.history.add(r.hub.now(), r.total)
@@ -383,26 +394,41 @@ func (h *hub) keep(text []byte) {
 // id is a version as clients have it.
 func (h *hub) id(version uint64) string { return h.nonce + "-" + strconv.FormatUint(version, 10) }
 
-// fresh returns a view that was read after the call, unless that takes too long.
-func (h *hub) fresh(ctx context.Context) *view {
-	h.mu.Lock()
-	h.asked, h.dirty = time.Now(), true
-	next, looking := h.next, h.looking
-	late := h.stale() && time.Since(h.looked) > lookLate
-	h.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, freshTimeout)
-	defer cancel()
-	if late {
-		poke(h.again)
-		wait(ctx, looking)
-		h.mu.Lock()
-		next = h.next
-		h.mu.Unlock()
-	}
-	poke(h.wake)
-	wait(ctx, next)
+// done says that a reading has ended that began with a count.
+func (h *hub) done(wanted uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.shown = wanted
+	close(h.passed)
+	h.passed = make(chan struct{})
+}
+
+// fresh returns a view that has all that the daemon had acknowledged before the call, and recent
+// figures, unless that takes too long.
+func (h *hub) fresh(ctx context.Context) *view {
+	// The event may still be on its way.
+	sleep(ctx, eventTime)
+	ctx, cancel := context.WithTimeout(ctx, freshTimeout)
+	defer cancel()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = time.Now()
+	await := func(c <-chan struct{}) {
+		h.mu.Unlock()
+		defer h.mu.Lock()
+		wait(ctx, c)
+	}
+	if h.stale() && time.Since(h.looked) > lookLate && time.Now().After(h.rested) {
+		poke(h.again)
+		await(h.looking)
+	}
+	if time.Since(h.began) > countEvery {
+		h.wanted++
+	}
+	for target := h.wanted; h.shown < target && ctx.Err() == nil; {
+		poke(h.wake)
+		await(h.passed)
+	}
 	return h.current
 }
 
@@ -425,23 +451,15 @@ func (h *hub) diagnose(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		h.mu.Lock()
-		due := h.stale() && (time.Since(h.changed) >= lookPause || time.Since(h.looked) > lookLate)
+		due := h.stale() && time.Now().After(h.rested) && (time.Since(h.changed) >= lookPause || time.Since(h.looked) > lookLate)
 		h.mu.Unlock()
 		if due && h.watched() {
-			began := time.Now()
-			h.mu.Lock()
-			h.looked = began
-			h.mu.Unlock()
 			err := h.examine(ctx)
 			if text := errorText(err); text != said && ctx.Err() == nil {
 				if said = text; err != nil {
 					h.Log.Warn("the doctor gives no answer", "error", err)
 				}
 			}
-			if !sleep(ctx, max(2*time.Second, lookRest*time.Since(began))) {
-				return
-			}
-			continue
 		}
 		select {
 		case <-timer.C:
@@ -457,12 +475,18 @@ func (h *hub) diagnose(ctx context.Context) {
 
 // examine asks the doctor.
 func (h *hub) examine(ctx context.Context) error {
-	at := h.now()
+	at, began := h.now(), time.Now()
+	h.mu.Lock()
+	h.looked = began
+	h.rested = began.Add(readTimeout) // nobody waits for one that is under way
+	h.mu.Unlock()
 	d, err := h.Daemon.Doctor(ctx)
 	h.mu.Lock()
+	h.rested = time.Now().Add(max(2*time.Second, lookRest*time.Since(began)))
 	if err == nil {
 		h.found.diagnosis, h.found.diagnosed = d, at
 	}
+	h.wanted++
 	close(h.looking)
 	h.looking = make(chan struct{})
 	h.mu.Unlock()

@@ -174,8 +174,8 @@ func (w *writer) expiry(t time.Time) {
 		w.raw("never")
 		return
 	}
-	at := t.UTC().Format(time.RFC3339)
-	w.raw(`<time datetime="` + at + `" data-e="` + strconv.FormatInt(t.UnixMilli(), 10) + `">` + at + `</time>`)
+	t = t.UTC()
+	w.raw(`<time datetime="` + t.Format(time.RFC3339) + `" data-e="` + strconv.FormatInt(t.UnixMilli(), 10) + `">` + t.Format("2006-01-02 15:04") + ` UTC</time>`)
 }
 
 // explainLink links to the explanation of a mapping's first port.
@@ -205,6 +205,12 @@ func (w *writer) portCount(v *view) {
 		w.raw("s")
 	}
 	w.raw(" of ports")
+	for i := range v.diagnosis.Findings {
+		if f := &v.diagnosis.Findings[i]; f.Severity != report.Notable && f.Count > len(f.Mappings) {
+			w.raw(`. Of what a finding is about, the first ports are marked here.`)
+			return
+		}
+	}
 }
 
 // summary writes how the daemon is.

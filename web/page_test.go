@@ -23,6 +23,7 @@ func pageOf(f facts, token string) string {
 	if f.flows == nil {
 		f.flows, f.hits = make([]int, len(f.mappings)), make([]uint64, len(f.mappings))
 	}
+	f.ids = idsOf(f.mappings)
 	o := Options{Title: "router", Token: token}
 	v := newView(f, 1)
 	v.render(token != "")
@@ -31,6 +32,13 @@ func pageOf(f facts, token string) string {
 	w.b = append(w.b, v.html...)
 	w.after(&o, v)
 	return string(w.b)
+}
+
+func idsOf(ms []nat.Mapping) (ids []string) {
+	for _, m := range ms {
+		ids = append(ids, rowID(m))
+	}
+	return ids
 }
 
 // The page has at most 40 KiB without what is published, and 5,000 rows take at most 500 bytes each.
@@ -144,7 +152,7 @@ func TestOwner(t *testing.T) {
 func TestRowState(t *testing.T) {
 	ms := []nat.Mapping{mapping(t, "80->172.17.0.2:80", ""), mapping(t, "8000-8009->172.17.0.2:8000-8009", ""), mapping(t, "53->172.17.0.2:53/udp", "")}
 	v := newView(facts{
-		mappings: ms, flows: make([]int, 3), hits: make([]uint64, 3),
+		mappings: ms, ids: idsOf(ms), flows: make([]int, 3), hits: make([]uint64, 3),
 		diagnosis: report.Diagnosis{Findings: []report.Finding{
 			{Severity: report.Stops, Count: 1, Mappings: []nat.Mapping{mapping(t, "8009->172.17.0.2:8009", "")}},
 			{Severity: report.MayStop, Count: 3, Mappings: ms},
@@ -172,13 +180,13 @@ func TestHits(t *testing.T) {
 		{[]nat.Connections{at(web, 1, 0, 6), at(last, 4, 0, 0)}, []int{1, 4, 0}, []uint64{9, 4, 2}, sample{5, 0}},
 		{[]nat.Connections{at(web, 2, 0, 1), at(dns, 1, 0, 0)}, []int{2, 0, 1}, []uint64{11, 4, 3}, sample{2, 1}}, // of another daemon
 	} {
-		flows, hits, total := c.add(ms, step.conns)
+		flows, hits, total := c.add(idsOf(ms), ms, step.conns)
 		require.Equal(t, step.flows, flows)
 		require.Equal(t, step.hits, hits)
 		require.Equal(t, step.total, total)
 	}
 	ms[0] = mapping(t, "80->172.17.0.3:80", "")
-	_, hits, _ := c.add(ms, []nat.Connections{at("80->172.17.0.3:80", 1, 0, 0)})
+	_, hits, _ := c.add(idsOf(ms), ms, []nat.Connections{at("80->172.17.0.3:80", 1, 0, 0)})
 	require.Equal(t, uint64(1), hits[0], "another backend counts from zero")
 }
 

@@ -21,6 +21,7 @@ type facts struct {
 	status api.Status
 	// mappings are in the order of nat.Compare, ranges as one.
 	mappings []nat.Mapping
+	ids      []string // of the rows
 	// flows are the connections of each mapping, by its index, and hits how many it has had.
 	flows []int
 	hits  []uint64
@@ -63,7 +64,7 @@ func rowID(m nat.Mapping) string { return m.Proto.String() + "/" + m.FrontendTex
 func newView(f facts, version uint64) *view {
 	v := &view{facts: f, version: version, rows: make([]row, len(f.mappings))}
 	for i, m := range f.mappings {
-		v.rows[i] = row{id: rowID(m), m: m, flows: f.flows[i], hits: f.hits[i]}
+		v.rows[i] = row{id: f.ids[i], m: m, flows: f.flows[i], hits: f.hits[i]}
 	}
 	v.markRows()
 	for _, p := range []struct {
@@ -151,7 +152,7 @@ type seen struct {
 // how many connections each has had at least since the page's process saw it first. What proxies have
 // carried is counted by the daemon. Of flows that netfilter translates only their number is known at
 // moments, so that what ends between two moments hides what begins.
-func (c *counts) add(ms []nat.Mapping, conns []nat.Connections) (flows []int, hits []uint64, total sample) {
+func (c *counts) add(ids []string, ms []nat.Mapping, conns []nat.Connections) (flows []int, hits []uint64, total sample) {
 	flows, hits = make([]int, len(ms)), make([]uint64, len(ms))
 	next := make(map[string]seen, len(conns))
 	i := 0
@@ -165,7 +166,7 @@ func (c *counts) add(ms []nat.Mapping, conns []nat.Connections) (flows []int, hi
 			live += conns[i].Proxied
 			ever += conns[i].ProxiedEver
 		}
-		id := rowID(m)
+		id := ids[j]
 		s, known := c.seen[id]
 		if !known && translated == 0 && ever == 0 {
 			continue
