@@ -14,8 +14,17 @@ type document struct{ strings.Builder }
 
 func newDocument() *document {
 	d := new(document)
-	d.WriteString(`<?xml version="1.0"?>` + "\n")
+	d.write(`<?xml version="1.0"?>`, "\n")
 	return d
+}
+
+// write is not part of its many callers, which would be twice as large.
+//
+//go:noinline
+func (d *document) write(parts ...string) {
+	for _, s := range parts {
+		d.WriteString(s)
+	}
 }
 
 // text writes an element that has text only.
@@ -25,13 +34,15 @@ func (d *document) text(name, text string) {
 	d.close(name)
 }
 
-func (d *document) open(name string) { d.WriteString("<" + name + ">") }
+func (d *document) open(name string) { d.write("<", name, ">") }
 
 // close ends an element that open, or a tag with attributes, has begun.
-func (d *document) close(name string) { d.WriteString("</" + name + ">") }
+func (d *document) close(name string) { d.write("</", name, ">") }
 
 const (
-	rootPath = "/igd.xml"
+	rootPath    = "/igd.xml"
+	specVersion = "<specVersion><major>1</major><minor>1</minor></specVersion>"
+
 	maker    = "nftnat"
 	makerURL = "https://github.com/nftnat/nftnat"
 )
@@ -40,20 +51,15 @@ const (
 // one for another description (UPnP Device Architecture 1.1, 2.3).
 func describe(tree []*device, friendly, presentation string) (text, config string) {
 	body := newDocument()
-	body.open("specVersion")
-	body.text("major", "1")
-	body.text("minor", "1")
-	body.close("specVersion")
+	body.write(specVersion)
 	describeDevice(body, tree, friendly, presentation)
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(body.String()))
 	config = strconv.FormatUint(uint64(h.Sum32()&0xffffff), 10)
 
 	root := newDocument()
-	root.WriteString(`<root xmlns="urn:schemas-upnp-org:device-1-0" configId="` + config + `">`)
-	root.WriteString(strings.TrimPrefix(body.String(), newDocument().String()))
-	root.close("root")
-	root.WriteString("\n")
+	root.write(`<root xmlns="urn:schemas-upnp-org:device-1-0" configId="`, config, `">`,
+		strings.TrimPrefix(body.String(), newDocument().String()), "</root>\n")
 	return root.String(), config
 }
 
@@ -62,22 +68,17 @@ func describeDevice(doc *document, tree []*device, friendly, presentation string
 	doc.open("device")
 	doc.text("deviceType", d.urn())
 	doc.text("friendlyName", friendly)
-	doc.text("manufacturer", maker)
-	doc.text("manufacturerURL", makerURL)
-	doc.text("modelDescription", "port mappings")
-	doc.text("modelName", maker)
-	doc.text("modelNumber", "1")
-	doc.text("modelURL", makerURL)
+	doc.write("<manufacturer>" + maker + "</manufacturer><manufacturerURL>" + makerURL + "</manufacturerURL>" +
+		"<modelDescription>port mappings</modelDescription><modelName>" + maker + "</modelName><modelNumber>1</modelNumber>" +
+		"<modelURL>" + makerURL + "</modelURL>")
 	doc.text("UDN", d.udn)
-	doc.open("serviceList")
-	doc.open("service")
+	doc.write("<serviceList><service>")
 	doc.text("serviceType", d.service.urn())
 	doc.text("serviceId", "urn:upnp-org:serviceId:"+d.service.id)
 	doc.text("SCPDURL", d.service.description())
 	doc.text("controlURL", d.service.path)
 	doc.text("eventSubURL", d.service.events())
-	doc.close("service")
-	doc.close("serviceList")
+	doc.write("</service></serviceList>")
 	if len(tree) > 1 {
 		doc.open("deviceList")
 		describeDevice(doc, tree[1:], friendly, "")
@@ -92,12 +93,7 @@ func describeDevice(doc *document, tree []*device, friendly, presentation string
 // describe returns the service's SCPD.
 func (s *service) describe() string {
 	doc := newDocument()
-	doc.WriteString(`<scpd xmlns="urn:schemas-upnp-org:service-1-0">`)
-	doc.open("specVersion")
-	doc.text("major", "1")
-	doc.text("minor", "1")
-	doc.close("specVersion")
-	doc.open("actionList")
+	doc.write(`<scpd xmlns="urn:schemas-upnp-org:service-1-0">`, specVersion, "<actionList>")
 	for _, a := range s.actions {
 		doc.open("action")
 		doc.text("name", a.name)
@@ -109,14 +105,11 @@ func (s *service) describe() string {
 		}
 		doc.close("action")
 	}
-	doc.close("actionList")
-	doc.open("serviceStateTable")
+	doc.write("</actionList><serviceStateTable>")
 	for _, v := range s.variables {
 		v.describe(doc)
 	}
-	doc.close("serviceStateTable")
-	doc.close("scpd")
-	doc.WriteString("\n")
+	doc.write("</serviceStateTable></scpd>\n")
 	return doc.String()
 }
 
@@ -135,7 +128,7 @@ func (v *variable) describe(doc *document) {
 	if v.evented {
 		events = "yes"
 	}
-	doc.WriteString(`<stateVariable sendEvents="` + events + `">`)
+	doc.write(`<stateVariable sendEvents="`, events, `">`)
 	doc.text("name", v.name)
 	doc.text("dataType", v.kind)
 	if v.values != nil {

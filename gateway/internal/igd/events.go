@@ -286,14 +286,13 @@ func (s *subscription) count() {
 // event is a NOTIFY with everything before and in its body.
 func (s *subscription) event(changed []property) []byte {
 	doc := newDocument()
-	doc.WriteString(`<e:propertyset xmlns:e="urn:schemas-upnp-org:event-1-0">`)
+	doc.write(`<e:propertyset xmlns:e="urn:schemas-upnp-org:event-1-0">`)
 	for _, v := range changed {
 		doc.open("e:property")
 		doc.text(v.name, v.value)
 		doc.close("e:property")
 	}
-	doc.close("e:propertyset")
-	doc.WriteString("\n")
+	doc.write("</e:propertyset>\n")
 	return append(message("NOTIFY "+s.path+" HTTP/1.1",
 		"HOST", netip.AddrPortFrom(s.callback.Addr().WithZone(""), s.callback.Port()).String(),
 		"CONTENT-TYPE", contentType,

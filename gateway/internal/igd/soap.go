@@ -130,18 +130,16 @@ func (c *call) find(space, name string) *action {
 func (c *call) answer(a *action, space string) string {
 	doc := newDocument()
 	openEnvelope(doc)
-	doc.WriteString(`<u:` + a.name + `Response xmlns:u="` + space + `">`)
+	doc.write(`<u:`, a.name, `Response xmlns:u="`, space, `">`)
 	for i, arg := range a.out {
 		if arg.name != listing {
 			doc.text(arg.name, c.out[i])
 			continue
 		}
 		// As other gateways send it: upnpc reads it in no other way. There is no "]]>" in it.
-		doc.open(listing)
-		doc.WriteString("<![CDATA[" + c.out[i] + "]]>")
-		doc.close(listing)
+		doc.write("<"+listing+"><![CDATA[", c.out[i], "]]></"+listing+">")
 	}
-	doc.close("u:" + a.name + "Response")
+	doc.write("</u:", a.name, "Response>")
 	closeEnvelope(doc)
 	return doc.String()
 }
@@ -150,25 +148,20 @@ func (c *call) answer(a *action, space string) string {
 func (f *fault) answer() string {
 	doc := newDocument()
 	openEnvelope(doc)
-	doc.open("s:Fault")
-	doc.text("faultcode", "s:Client")
-	doc.text("faultstring", "UPnPError")
-	doc.open("detail")
-	doc.WriteString(`<UPnPError xmlns="urn:schemas-upnp-org:control-1-0">`)
+	doc.write(`<s:Fault><faultcode>s:Client</faultcode><faultstring>UPnPError</faultstring><detail>` +
+		`<UPnPError xmlns="urn:schemas-upnp-org:control-1-0">`)
 	doc.text("errorCode", strconv.Itoa(f.code))
 	doc.text("errorDescription", f.text)
-	doc.close("UPnPError")
-	doc.close("detail")
-	doc.close("s:Fault")
+	doc.write("</UPnPError></detail></s:Fault>")
 	closeEnvelope(doc)
 	return doc.String()
 }
 
 func openEnvelope(doc *document) {
-	doc.WriteString(`<s:Envelope xmlns:s="` + envelopeSpace + `" s:encodingStyle="` + encodingStyle + `"><s:Body>`)
+	doc.write(`<s:Envelope xmlns:s="` + envelopeSpace + `" s:encodingStyle="` + encodingStyle + `"><s:Body>`)
 }
 
-func closeEnvelope(doc *document) { doc.WriteString("</s:Body></s:Envelope>\n") }
+func closeEnvelope(doc *document) { doc.write("</s:Body></s:Envelope>\n") }
 
 // number reads an integer of at most limit.
 func (c *call) number(name string, limit uint64) (uint64, *fault) {

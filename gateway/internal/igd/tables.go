@@ -36,6 +36,20 @@ func arguments(text string) (args []argument) {
 	return args
 }
 
+// variables reads a line for each: its name, with "!" if it is evented, its kind, and what values it may have.
+func variables(text string) (vars []variable) {
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		name, evented := strings.CutSuffix(words[0], "!")
+		v := variable{name: name, kind: words[1], evented: evented}
+		if len(words) > 2 {
+			v.values = words[2:]
+		}
+		vars = append(vars, v)
+	}
+	return vars
+}
+
 // layer3Forwarding is UPnP Layer3Forwarding:1.
 func layer3Forwarding() *service {
 	return &service{
@@ -44,7 +58,7 @@ func layer3Forwarding() *service {
 			{"SetDefaultConnectionService", arguments("NewDefaultConnectionService"), nil, forbidden},
 			{"GetDefaultConnectionService", nil, arguments("NewDefaultConnectionService"), defaultConnection},
 		},
-		variables: []variable{{name: "DefaultConnectionService", kind: "string", evented: true}},
+		variables: variables("DefaultConnectionService! string\n"),
 	}
 }
 
@@ -63,16 +77,16 @@ func commonInterfaceConfig() *service {
 			{"GetTotalPacketsSent", nil, arguments("NewTotalPacketsSent"), total(func(t *Traffic) uint64 { return t.PacketsSent })},
 			{"GetTotalPacketsReceived", nil, arguments("NewTotalPacketsReceived"), total(func(t *Traffic) uint64 { return t.PacketsReceived })},
 		},
-		variables: []variable{
-			{name: "WANAccessType", kind: "string", values: []string{"DSL", "POTS", "Cable", "Ethernet"}},
-			{name: "Layer1UpstreamMaxBitRate", kind: "ui4"},
-			{name: "Layer1DownstreamMaxBitRate", kind: "ui4"},
-			{name: "PhysicalLinkStatus", kind: "string", values: []string{linkUp, linkDown, "Initializing", linkUnavailable}, evented: true},
-			{name: "TotalBytesSent", kind: "ui4"},
-			{name: "TotalBytesReceived", kind: "ui4"},
-			{name: "TotalPacketsSent", kind: "ui4"},
-			{name: "TotalPacketsReceived", kind: "ui4"},
-		},
+		variables: variables(
+			"WANAccessType string DSL POTS Cable Ethernet\n" +
+				"Layer1UpstreamMaxBitRate ui4\n" +
+				"Layer1DownstreamMaxBitRate ui4\n" +
+				"PhysicalLinkStatus! string " + linkUp + " " + linkDown + " Initializing " + linkUnavailable + "\n" +
+				"TotalBytesSent ui4\n" +
+				"TotalBytesReceived ui4\n" +
+				"TotalPacketsSent ui4\n" +
+				"TotalPacketsReceived ui4\n",
+		),
 	}
 }
 
@@ -99,25 +113,25 @@ func ipConnection(v Version) *service {
 			{"DeletePortMapping", arguments(identity), nil, deleteMapping},
 			{"GetExternalIPAddress", nil, arguments("NewExternalIPAddress"), externalAddress},
 		},
-		variables: []variable{
-			{name: "ConnectionType", kind: "string"},
-			{name: "PossibleConnectionTypes", kind: "string", values: []string{"Unconfigured", routed, "IP_Bridged"}, evented: true},
-			{name: "ConnectionStatus", kind: "string", values: []string{"Unconfigured", "Connecting", connected, "PendingDisconnect", "Disconnecting", disconnected}, evented: true},
-			{name: "Uptime", kind: "ui4"},
-			{name: "LastConnectionError", kind: "string", values: []string{noError, "ERROR_COMMAND_ABORTED", "ERROR_NOT_ENABLED_FOR_INTERNET", "ERROR_ISP_DISCONNECT", "ERROR_USER_DISCONNECT", "ERROR_IDLE_DISCONNECT", "ERROR_FORCED_DISCONNECT", "ERROR_NO_CARRIER", "ERROR_IP_CONFIGURATION", "ERROR_UNKNOWN"}},
-			{name: "RSIPAvailable", kind: "boolean"},
-			{name: "NATEnabled", kind: "boolean"},
-			{name: "ExternalIPAddress", kind: "string", evented: true},
-			{name: "PortMappingNumberOfEntries", kind: "ui2", evented: true},
-			{name: "PortMappingEnabled", kind: "boolean"},
-			{name: "PortMappingLeaseDuration", kind: "ui4"},
-			{name: "RemoteHost", kind: "string"},
-			{name: "ExternalPort", kind: "ui2"},
-			{name: "InternalPort", kind: "ui2"},
-			{name: "PortMappingProtocol", kind: "string", values: []string{"TCP", "UDP"}},
-			{name: "InternalClient", kind: "string"},
-			{name: "PortMappingDescription", kind: "string"},
-		},
+		variables: variables(
+			"ConnectionType string\n" +
+				"PossibleConnectionTypes! string Unconfigured " + routed + " IP_Bridged\n" +
+				"ConnectionStatus! string Unconfigured Connecting " + connected + " PendingDisconnect Disconnecting " + disconnected + "\n" +
+				"Uptime ui4\n" +
+				"LastConnectionError string " + noError + " ERROR_COMMAND_ABORTED ERROR_NOT_ENABLED_FOR_INTERNET ERROR_ISP_DISCONNECT ERROR_USER_DISCONNECT ERROR_IDLE_DISCONNECT ERROR_FORCED_DISCONNECT ERROR_NO_CARRIER ERROR_IP_CONFIGURATION ERROR_UNKNOWN\n" +
+				"RSIPAvailable boolean\n" +
+				"NATEnabled boolean\n" +
+				"ExternalIPAddress! string\n" +
+				"PortMappingNumberOfEntries! ui2\n" +
+				"PortMappingEnabled boolean\n" +
+				"PortMappingLeaseDuration ui4\n" +
+				"RemoteHost string\n" +
+				"ExternalPort ui2\n" +
+				"InternalPort ui2\n" +
+				"PortMappingProtocol string TCP UDP\n" +
+				"InternalClient string\n" +
+				"PortMappingDescription string\n",
+		),
 	}
 	if v == V1 {
 		return s
@@ -125,13 +139,9 @@ func ipConnection(v Version) *service {
 	s.actions = append(s.actions,
 		action{"AddAnyPortMapping", arguments(identity + backend), arguments("NewReservedPort=ExternalPort"), addAnyMapping},
 		action{"DeletePortMappingRange", arguments(portSpan), nil, deleteRange},
-		action{"GetListOfPortMappings", arguments(portSpan + "NewNumberOfPorts=PortMappingNumberOfEntries"), arguments(listing+"=A_ARG_TYPE_PortListing"), listMappings},
+		action{"GetListOfPortMappings", arguments(portSpan + "NewNumberOfPorts=PortMappingNumberOfEntries"), arguments(listing + "=A_ARG_TYPE_PortListing"), listMappings},
 	)
-	s.variables = append(s.variables,
-		variable{name: "SystemUpdateID", kind: "ui4", evented: true},
-		variable{name: "A_ARG_TYPE_Manage", kind: "boolean"},
-		variable{name: "A_ARG_TYPE_PortListing", kind: "string"},
-	)
+	s.variables = append(s.variables, variables("SystemUpdateID! ui4\nA_ARG_TYPE_Manage boolean\nA_ARG_TYPE_PortListing string\n")...)
 	return s
 }
 

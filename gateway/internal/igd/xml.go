@@ -49,7 +49,7 @@ var errXML = errors.New("the XML is not well-formed, or has what is not accepted
 // instruction besides the declaration of XML itself.
 //
 // It is not encoding/xml, which accepts names without a namespace, attributes twice and more
-// than one root, has no bounds, and is many times as large.
+// than one root, has no bounds, and is several times as large.
 func parseXML(s string) (*element, error) {
 	x := &xmlReader{in: strings.TrimPrefix(s, "\ufeff")}
 	if !isText(x.in) {
