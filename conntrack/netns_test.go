@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -174,5 +175,9 @@ func addresses(tb testing.TB, ns *lab.NS) {
 		// and cannot be bound to.
 		addr.Flags = unix.IFA_F_NODAD
 		require.NoError(tb, h.AddrAdd(lo, addr))
+		require.Eventually(tb, func() bool { // that of IPv6 is made local by a work queue too
+			routes, err := h.RouteGet(addr.IP)
+			return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+		}, labtest.Stretch(10*time.Second), time.Millisecond)
 	}
 }

@@ -259,7 +259,8 @@ func (r result) String() string {
 	return b.String()
 }
 
-// firstPort and lastPort are those from which clients send, one after another.
+// firstPort and lastPort are those from which clients send, one after another. Nothing translates them to lower
+// ones.
 const firstPort, lastPort = 10000, 60000
 
 // call sends a client's first packet and returns what became of it.
@@ -323,6 +324,9 @@ func (s *site) call(c client) result {
 		for _, p := range b.drain() {
 			// A client that is a backend sees answers, too, late ones to earlier clients as well.
 			first := p.proto == unix.IPPROTO_UDP && p.src != c.frontend || p.flags&(synFlag|ackFlag) == synFlag
+			if p.proto == unix.IPPROTO_TCP && p.src.Port() < firstPort {
+				continue // explain's, which has waited for a neighbour
+			}
 			if first && p.src.Addr().Is4() == c.addr.Is4() && (p.proto == unix.IPPROTO_UDP) == (kind == unix.SOCK_DGRAM) {
 				r.seen = append(r.seen, p)
 			}
