@@ -230,7 +230,7 @@ func TestPaths(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, resp.StatusCode)
 }
 
-func TestExplain(t *testing.T) {
+func TestExplainPage(t *testing.T) {
 	s := serve(t, &fake{}, Options{})
 	for query, want := range map[string]int{
 		"": 200, "?proto=tcp&frontend=80": 200, "?proto=tcp&frontend=80&from=192.0.2.9": 200, "?proto=tcp&frontend=1": 404, "?proto=sctp&frontend=80": 400,
