@@ -82,8 +82,8 @@ func (c *conn) serve() {
 			if !s.finish(c) {
 				return
 			}
-		case heard:
-			c.linger()
+		case sending:
+			c.closeSlowly()
 			return
 		case ended:
 			return
@@ -95,9 +95,9 @@ func (c *conn) serve() {
 type next uint8
 
 const (
-	ended next = iota // it is closed
-	heard             // it is closed, and the client may still send
-	again             // it gets another request
+	ended   next = iota // it is closed
+	sending             // it is closed, and the client may still send
+	again               // it gets another request
 )
 
 // fault is a request that is answered without the handler.
@@ -185,7 +185,7 @@ func (c *conn) refuse(f *fault) {
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lingerTime)) // it is small
 	_, err := fmt.Fprintf(c.nc, "HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n%s", text, text)
 	if err == nil {
-		c.linger()
+		c.closeSlowly()
 	}
 }
 
@@ -195,10 +195,10 @@ const (
 	lingerMost = 1 << 20
 )
 
-// linger ends a connection after its last answer. A socket that is closed while something that was
+// closeSlowly ends a connection after its last answer. A socket that is closed while something that was
 // sent to it has not been read makes the kernel reset the connection, and the client may lose the
 // answer. So what comes is read until the client has closed, for a while.
-func (c *conn) linger() {
+func (c *conn) closeSlowly() {
 	w, ok := c.nc.(interface{ CloseWrite() error })
 	if !ok || w.CloseWrite() != nil || c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return

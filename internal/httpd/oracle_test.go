@@ -340,8 +340,8 @@ func FuzzRequests(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		ours := heard(func(l net.Listener, h http.Handler) { _ = httpd.New(httpd.Options{Handler: h}).Serve(l) }, raw)
-		theirs := heard(func(l net.Listener, h http.Handler) {
+		ours := requestsOf(func(l net.Listener, h http.Handler) { _ = httpd.New(httpd.Options{Handler: h}).Serve(l) }, raw)
+		theirs := requestsOf(func(l net.Listener, h http.Handler) {
 			s := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), DisableGeneralOptionsHandler: true, ReadHeaderTimeout: time.Minute}
 			_ = s.Serve(l)
 		}, raw)
@@ -352,8 +352,8 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
-// heard returns what a handler gets of a client that sends raw, and closes.
-func heard(serve func(net.Listener, http.Handler), raw []byte) (requests []string) {
+// requestsOf returns what a handler gets of a client that sends raw, and closes.
+func requestsOf(serve func(net.Listener, http.Handler), raw []byte) (requests []string) {
 	conn := &script{in: bytes.NewReader(raw), closed: make(chan struct{})}
 	l := &single{conns: make(chan net.Conn, 1), done: make(chan struct{})}
 	l.conns <- conn

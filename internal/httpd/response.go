@@ -324,7 +324,7 @@ func (w *response) finish() next {
 	case w.keep:
 		return again
 	case !w.body.ended || c.r.Buffered() > 0:
-		return heard
+		return sending
 	}
 	return ended
 }
