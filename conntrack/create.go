@@ -123,14 +123,14 @@ func appendCreate(b []byte, c Connection) []byte {
 	b, at := request(b, msgNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, family)
 	b = appendTCPTuple(b, ctaTupleOrig, c.Client, c.Server)
 	b = appendTCPTuple(b, ctaTupleReply, c.Server, c.Client)
-	b = nlwire.AppendBE32(b, ctaStatus, uint32(StatusConfirmed|StatusSeenReply|StatusAssured))
-	b = nlwire.AppendBE32(b, ctaTimeout, uint32(c.State.timeout()/time.Second))
-	b, info := nlwire.OpenAttr(b, nlwire.Nested|ctaProtoInfo)
-	b, tcp := nlwire.OpenAttr(b, nlwire.Nested|ctaProtoInfoTCP)
-	b = nlwire.AppendAttr(b, ctaTCPState, uint8(c.State))
-	b = nlwire.AppendAttr(b, ctaTCPFlagsOrig, liberal, liberal)
-	b = nlwire.AppendAttr(b, ctaTCPFlagsReply, liberal, liberal)
-	b = nlwire.CloseAttr(nlwire.CloseAttr(b, tcp), info)
+	b = appendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(StatusConfirmed|StatusSeenReply|StatusAssured))...)
+	b = appendAttr(b, ctaTimeout, binary.BigEndian.AppendUint32(nil, uint32(c.State.timeout()/time.Second))...)
+	b, info := openAttr(b, nlwire.Nested|ctaProtoInfo)
+	b, tcp := openAttr(b, nlwire.Nested|ctaProtoInfoTCP)
+	b = appendAttr(b, ctaTCPState, uint8(c.State))
+	b = appendAttr(b, ctaTCPFlagsOrig, liberal, liberal)
+	b = appendAttr(b, ctaTCPFlagsReply, liberal, liberal)
+	b = closeAttr(closeAttr(b, tcp), info)
 	return nlwire.CloseMessage(b, at)
 }
 
@@ -140,14 +140,27 @@ func appendTCPTuple(b []byte, typ uint16, src, dst netip.AddrPort) []byte {
 	if src.Addr().Is6() {
 		ipSrc, ipDst = ctaIPv6Src, ctaIPv6Dst
 	}
-	b, tuple := nlwire.OpenAttr(b, nlwire.Nested|typ)
-	b, ip := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleIP)
-	b = nlwire.AppendAttr(b, ipSrc, src.Addr().AsSlice()...)
-	b = nlwire.AppendAttr(b, ipDst, dst.Addr().AsSlice()...)
-	b = nlwire.CloseAttr(b, ip)
-	b, proto := nlwire.OpenAttr(b, nlwire.Nested|ctaTupleProto)
-	b = nlwire.AppendAttr(b, ctaProtoNum, unix.IPPROTO_TCP)
-	b = nlwire.AppendAttr(b, ctaProtoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port())...)
-	b = nlwire.AppendAttr(b, ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port())...)
-	return nlwire.CloseAttr(nlwire.CloseAttr(b, proto), tuple)
+	b, tuple := openAttr(b, nlwire.Nested|typ)
+	b, ip := openAttr(b, nlwire.Nested|ctaTupleIP)
+	b = appendAttr(b, ipSrc, src.Addr().AsSlice()...)
+	b = appendAttr(b, ipDst, dst.Addr().AsSlice()...)
+	b = closeAttr(b, ip)
+	b, proto := openAttr(b, nlwire.Nested|ctaTupleProto)
+	b = appendAttr(b, ctaProtoNum, unix.IPPROTO_TCP)
+	b = appendAttr(b, ctaProtoSrcPort, binary.BigEndian.AppendUint16(nil, src.Port())...)
+	b = appendAttr(b, ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port())...)
+	return closeAttr(closeAttr(b, proto), tuple)
 }
+
+// These are those of nlwire, which is small enough that each call of them would be replaced by its body.
+
+//go:noinline
+func appendAttr(b []byte, typ uint16, payload ...byte) []byte {
+	return nlwire.AppendAttr(b, typ, payload...)
+}
+
+//go:noinline
+func openAttr(b []byte, typ uint16) ([]byte, int) { return nlwire.OpenAttr(b, typ) }
+
+//go:noinline
+func closeAttr(b []byte, at int) []byte { return nlwire.CloseAttr(b, at) }
