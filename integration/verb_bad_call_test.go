@@ -72,6 +72,8 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"docker nosuch", 2, `unknown command "nosuch" for "nftnat docker"` + helpOf("docker")},
 		badCall{"docker watch more", 2, `wrong number of arguments: use "nftnat docker watch"` + helpOf("docker watch")},
 		badCall{"cni nosuch", 2, `unknown command "nosuch" for "nftnat cni"` + helpOf("cni")},
+		badCall{"gateway more", 2, misused("gateway --lan IF... --wan IF", "gateway --lan br-lan --wan eth0")},
+		badCall{"web more", 2, misused("web --listen ADDR", "web --listen 192.168.1.1:8081 --host router.lan")},
 		badCall{"version --table x", 2, `--table does nothing with "nftnat version"` + helpOf("version")},
 		badCall{"serve --group nosuch", 2, "--group nosuch: there is no such group" + helpOf("serve")},
 		badCall{"serve --group -5", 2, "--group -5: there is no such group" + helpOf("serve")},
@@ -83,6 +85,20 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 			badCall{"serve --state /proc/no/state.yaml", 2, `invalid state file "/proc/no/state.yaml": there is no directory /proc/no`},
 		)
 	}
+	all = append(all,
+		badCall{"gateway", 2, "no device of the LAN is given" + helpOf("gateway")},
+		badCall{"gateway --lan lan0", 2, "no device of the WAN is given" + helpOf("gateway")},
+		badCall{"gateway --lan lan0,lan0 --wan far0", 2, "lan0 is given twice" + helpOf("gateway")},
+		badCall{"gateway --lan far0 --wan far0", 2, "far0 cannot be of the LAN and of the WAN" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --igd v3", 2, `--igd: "v3" is not off, v1 or v2` + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --igd off --pcp=false", 2, "neither PCP nor IGD is to be served" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --external-ip x", 2, `--external-ip: "x" is no address` + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --external-ip ::1", 2, "::1 is no IPv4 address of a host" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --min-lifetime 2h --max-lifetime 1h", 2, "there is no lifetime from 2h0m0s to 1h0m0s" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --quota -1", 2, "a quota of -1 is less than nothing" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --rules /proc/no", 2, "open /proc/no: no such file or directory"},
+		badCall{"gateway --lan lan0 --wan far0 --rules testdata/empty.yaml", 2, `line 1: invalid rule "mappings: []": it does not begin with allow or deny` + helpOf("gateway")},
+	)
 	all = append(all, badCall{"cni install --hold nosuch", 2, "--hold nosuch: own, shared or auto" + helpOf("cni install")})
 	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0) (leave out --direct to ask its daemon)", daemon)
 	other := "the daemon at " + m.testbed.socket + " has the table nftnat, not other"

@@ -25,7 +25,7 @@ func TestGlobals(t *testing.T) {
 		"attach": allJSON, "detach": allJSON, "ps": allJSON, "inspect": allJSON, "port": allJSON,
 		"import": allJSON, "explain": allJSON, "doctor": allJSON, "trace": allJSON, "status": allJSON, "events": "socket netns table json", "plan": "table", "demo": "",
 		"serve": "socket netns table quiet", "purge": all, "version": "json", "cni": "", "cni install": "socket", "cni uninstall": "",
-		"docker": "", "docker watch": "socket quiet",
+		"docker": "", "docker watch": "socket quiet", "gateway": "socket quiet", "web": "socket quiet",
 		"help": "", "completion": "", "completion bash": "", "completion fish": "", "completion powershell": "", "completion zsh": "",
 	}
 	values := map[string]string{"socket": "/nowhere/s", "netns": "nosuch", "table": "x"}

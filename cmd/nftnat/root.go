@@ -90,7 +90,7 @@ func verbs() []verb {
 		{"explain", newExplain, look}, {"doctor", newDoctor, look}, {"trace", newTrace, look}, {"status", newStatus, look}, {"events", newEvents, look}, {"plan", newPlan, look}, {"demo", newDemo, look},
 		{"serve", newServe, daemon}, {"purge", newPurge, daemon},
 		{verbDockerProxy, newDockerProxy, others}, {"docker", newDocker, others},
-		{"cni", newCNI, others}, {"web", newWeb, others},
+		{"cni", newCNI, others}, {"gateway", newGateway, others}, {"web", newWeb, others},
 		{"version", newVersion, ""},
 	}
 }

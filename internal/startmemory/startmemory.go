@@ -69,11 +69,12 @@ func (m Memory) Release(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	case <-time.After(releaseDelay):
-		m.giveBack()
+		m.GiveBack()
 	}
 }
 
-func (m Memory) giveBack() {
+// GiveBack gives the memory back now.
+func (m Memory) GiveBack() {
 	debug.FreeOSMemory()
 	for _, p := range m.code {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.first, p.last-p.first, unix.MADV_DONTNEED)

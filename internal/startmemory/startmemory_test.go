@@ -17,6 +17,6 @@ func TestMemory(t *testing.T) {
 	ended, end := context.WithCancel(t.Context())
 	end()
 	m.Release(ended)
-	m.giveBack()
+	m.GiveBack()
 	require.NotEmpty(t, Find().code)
 }

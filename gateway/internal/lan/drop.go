@@ -10,6 +10,7 @@ type drop int
 
 const (
 	dropNone        drop = iota
+	dropOwn              // it is from this host: that is not counted
 	dropDevice           // it arrived on another device
 	dropOffLink          // its source is not on link there
 	dropDestination      // it was sent to another address
@@ -20,7 +21,7 @@ const (
 
 // String is the reason in a word or two.
 func (d drop) String() string {
-	return [dropReasons]string{"", "other device", "off link", "other destination", "rate", "connections"}[d]
+	return [dropReasons]string{"", "own", "other device", "off link", "other destination", "rate", "connections"}[d]
 }
 
 // drops counts what was dropped.
@@ -30,7 +31,7 @@ func (ds *drops) count(d drop) { ds[d].Add(1) }
 
 func (ds *drops) all() map[string]uint64 {
 	all := map[string]uint64{}
-	for d := dropDevice; d < dropReasons; d++ {
+	for d := dropOwn + 1; d < dropReasons; d++ {
 		if n := ds[d].Load(); n != 0 {
 			all[d.String()] = n
 		}

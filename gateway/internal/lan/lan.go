@@ -29,13 +29,14 @@ type Options struct {
 
 // LAN is the devices on which a gateway serves. All methods may be called at the same time.
 type LAN struct {
-	served  []string
-	wan     string
-	log     *slog.Logger
-	watcher *watcher
-	limiter *limiter
-	drops   drops
-	now     atomic.Pointer[map[string]*Device] // by name
+	served   []string
+	wan      string
+	log      *slog.Logger
+	watcher  *watcher
+	limiter  *limiter
+	drops    drops
+	received atomic.Uint64
+	now      atomic.Pointer[map[string]*Device] // by name
 
 	mu      sync.Mutex
 	changed chan struct{}
@@ -211,12 +212,17 @@ func (l *LAN) WAN() (Device, bool) { return l.Device(l.wan) }
 // Drops returns how many datagrams and connections were dropped, by the reason.
 func (l *LAN) Drops() map[string]uint64 { return l.drops.all() }
 
+// Received returns how many datagrams and connections have come, without those that were dropped.
+func (l *LAN) Received() uint64 { return l.received.Load() }
+
 // check returns why something from a device is not for this host, or dropNone.
 func (l *LAN) check(device string, index int, from, to netip.Addr, joined []netip.Addr) drop {
 	d := (*l.now.Load())[device]
 	switch {
 	case d == nil, d.Index != index:
 		return dropDevice
+	case d.Has(from): // its own announcements
+		return dropOwn
 	case !d.OnLink(from):
 		return dropOffLink
 	case !d.Has(to) && !slices.Contains(joined, to.WithZone("")):
@@ -224,5 +230,6 @@ func (l *LAN) check(device string, index int, from, to netip.Addr, joined []neti
 	case !l.limiter.allow(from, time.Now()):
 		return dropRate
 	}
+	l.received.Add(1)
 	return dropNone
 }
