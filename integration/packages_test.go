@@ -30,6 +30,8 @@ import (
 // units are those that packages for systemd install, with their user and directory.
 var systemdFiles = []string{
 	"/usr/lib/systemd/system/nftnat-docker.service",
+	"/usr/lib/systemd/system/nftnat-gateway.service",
+	"/usr/lib/systemd/system/nftnat-gateway.socket",
 	"/usr/lib/systemd/system/nftnat-web.service",
 	"/usr/lib/systemd/system/nftnat.service",
 	"/usr/lib/systemd/system/nftnat.socket",

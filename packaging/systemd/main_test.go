@@ -20,11 +20,13 @@ func TestMain(m *testing.M) { os.Exit(labtest.MainWithScratch(m)) }
 
 // where is where packages install what is shipped here.
 var where = map[string]string{
-	"nftnat.service":       "/usr/lib/systemd/system/nftnat.service",
-	"nftnat-web.service":   "/usr/lib/systemd/system/nftnat-web.service",
-	"nftnat.socket":        "/usr/lib/systemd/system/nftnat.socket",
-	"nftnat.sysusers.conf": "/usr/lib/sysusers.d/nftnat.conf",
-	"nftnat.tmpfiles.conf": "/usr/lib/tmpfiles.d/nftnat.conf",
+	"nftnat.service":         "/usr/lib/systemd/system/nftnat.service",
+	"nftnat-gateway.service": "/usr/lib/systemd/system/nftnat-gateway.service",
+	"nftnat-gateway.socket":  "/usr/lib/systemd/system/nftnat-gateway.socket",
+	"nftnat-web.service":     "/usr/lib/systemd/system/nftnat-web.service",
+	"nftnat.socket":          "/usr/lib/systemd/system/nftnat.socket",
+	"nftnat.sysusers.conf":   "/usr/lib/sysusers.d/nftnat.conf",
+	"nftnat.tmpfiles.conf":   "/usr/lib/tmpfiles.d/nftnat.conf",
 }
 
 // bootInstalled boots a machine that has everything installed as it is shipped, and the
