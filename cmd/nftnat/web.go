@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,13 +17,11 @@ import (
 	"github.com/nftnat/nftnat/web"
 )
 
-// gatewaySocket is the name of the gateway's socket, beside that of the daemon.
-const gatewaySocket = "gateway.sock"
-
 func newWeb(g *global) *cobra.Command {
 	var (
 		log               logFlags
 		listen, tokenFile string
+		gateway           string
 		hosts             []string
 	)
 	cmd := &cobra.Command{
@@ -41,10 +38,10 @@ func newWeb(g *global) *cobra.Command {
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			log.complete(cmd.Flags().Changed)
-			if err := refuseEmpty(cmd.Flags(), "token-file"); err != nil {
+			if err := refuseEmpty(cmd.Flags(), "token-file", "gateway"); err != nil {
 				return err
 			}
-			o := web.Options{Daemon: api.NewClient(g.socketPath()), Gateway: api.NewClient(filepath.Join(filepath.Dir(g.socketPath()), gatewaySocket))}
+			o := web.Options{Daemon: api.NewClient(g.socketPath()), Gateway: api.NewClient(gateway)}
 			if g.log, err = log.logger(g.stderr); err != nil {
 				return err
 			}
@@ -83,6 +80,7 @@ func newWeb(g *global) *cobra.Command {
 	flags.StringVar(&listen, "listen", "", "serve the page at this TCP `ADDR`")
 	flags.StringVar(&tokenFile, "token-file", "", "let clients that have the token in `FILE` change what is published")
 	flags.StringArrayVar(&hosts, "host", nil, "answer requests to this `NAME` of the host too")
+	flags.StringVar(&gateway, "gateway", defaultGatewaySocket, "ask the gateway at the socket `PATH`, if one answers")
 	log.add(cmd)
 	return offer(cmd, "socket quiet")
 }

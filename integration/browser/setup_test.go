@@ -162,7 +162,7 @@ var servingLine = regexp.MustCompile(`serving the page: address=(\S+)`)
 // serve runs nftnat web.
 func (s *site) serve() {
 	s.Helper()
-	s.web = exec.Command(s.program, "web", "--listen", s.address, "--socket", s.path("nftnat.sock"), "--token-file", s.path("token"))
+	s.web = exec.Command(s.program, "web", "--listen", s.address, "--socket", s.path("nftnat.sock"), "--token-file", s.path("token"), "--gateway", s.path("gateway.sock"))
 	s.web.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := s.web.StderrPipe()
 	require.NoError(s, err)
