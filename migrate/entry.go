@@ -20,6 +20,10 @@ type portKey struct {
 func (im *Import) add(e Entry) {
 	origin := e.Origins[0]
 	m := e.Mapping
+	if m.Frontend.Port() == 0 { // any free one, for Validate
+		im.leaveOut(origin, "it has no port of the host")
+		return
+	}
 	if err := m.Validate(); err != nil {
 		im.leaveOut(origin, reasonOf(err))
 		return

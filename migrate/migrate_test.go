@@ -114,6 +114,14 @@ func TestPublishedAlready(t *testing.T) {
 	require.Equal(t, []string{"nftnat import docker has it as well, with what is not in rules"}, im.Entries[1].Notes)
 }
 
+// A record without a port of the host is none of a port that is chosen.
+func TestNoHostPort(t *testing.T) {
+	im, err := Read(context.Background(), Options{Source: Netavark, File: "f", Data: []byte(`{"port_mappings":[{"container_port":1,"protocol":"tcp"}],"networks":{"n":{"static_ips":["10.0.0.2"]}}}`)})
+	require.NoError(t, err)
+	require.Empty(t, im.Entries)
+	require.Equal(t, "it has no port of the host", im.LeftOut[0].Reason)
+}
+
 // Another host's dockerd is not asked, nor this one's in its place.
 func TestDockerHost(t *testing.T) {
 	for _, env := range []string{"tcp://127.0.0.1:2375", "ssh://me@192.0.2.1", "unix://", "/run/docker.sock"} {
