@@ -45,9 +45,9 @@ func seeds(f *testing.F) {
 
 var fuzzClient = netip.MustParseAddr("192.168.1.10")
 
-// FuzzAnswer passes any datagram through a server, twice, with leases there. What it answers has the form of
+// FuzzDatagram passes any datagram through a server, twice, with leases there. What it answers has the form of
 // an answer, is small, and an error has changed nothing.
-func FuzzAnswer(f *testing.F) {
+func FuzzDatagram(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, q []byte, six bool) {
 		if len(q) > maxMessage+4 {
