@@ -179,9 +179,10 @@ lint: ## format, vet, and the linters, which hold the architecture
 	$(GO) vet -tags man ./cmd/nftnat
 	golangci-lint run ./...
 	cd bench && $(GO) vet ./... && golangci-lint run ./...
+	cd integration/portclients && $(GO) vet ./... && golangci-lint run ./...
 
 tidy: ## go.mod and go.sum of all modules
-	for module in . bench; do (cd $$module && $(GO) mod tidy) || exit 1; done
+	for module in . bench integration/portclients; do (cd $$module && $(GO) mod tidy) || exit 1; done
 	cd integration/openapi && $(GO) generate ./... && $(GO) mod tidy # the generated client has imports
 
 cross: ## builds without cgo for all architectures that are promised, and what clients import for darwin
