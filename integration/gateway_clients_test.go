@@ -54,7 +54,7 @@ func TestGatewayGoClients(t *testing.T) {
 		labtest.Reaches(t, b.Neighbour, network, wan, "client")
 		require.Equal(t, fmt.Sprintf("5000 %d 7200", external), ok(fmt.Sprintf("natpmp 192.0.2.1 map %s 5000 %d 7200", network, external)))
 		require.Equal(t, "5000 0 0", ok(fmt.Sprintf("natpmp 192.0.2.1 map %s 5000 0 0", network)))
-		labtest.NoAnswer(t, b.Far, network, wan)
+		require.Error(t, labtest.NoAnswer(t, b.Far, network, wan))
 	}
 
 	upnp := "upnp " + ok("upnp discover") + " "
@@ -76,7 +76,7 @@ func TestGatewayGoClients(t *testing.T) {
 		labtest.Reaches(t, b.Far, network, wanAddress+":4000", "client")
 
 		ok(upnp + "rm " + network + " 4000")
-		labtest.NoAnswer(t, b.Far, network, wanAddress+":4000")
+		require.Error(t, labtest.NoAnswer(t, b.Far, network, wanAddress+":4000"))
 		require.Empty(t, ok(upnp+"list"))
 	}
 }
