@@ -53,15 +53,20 @@ func (l *Link) Update(p *Program) error {
 	return err
 }
 
+// query is the attribute of BPF_PROG_QUERY. It has all fields of Linux 6.6, which writes the last one
+// however short the attribute is that it was given.
+type query struct {
+	target, attach, flags, attached uint32
+	ids                             pointer
+	count, _                        uint32
+	attachedOf, links, attachedBy   pointer
+	revision                        uint64
+}
+
 // Count returns how many programs are attached to an interface. EINVAL: the kernel does not know of
 // this way of attaching.
 func Count(index int, attach uint32) (int, error) {
-	attr := struct {
-		target, attach, flags, attached uint32
-		ids                             pointer
-		count                           uint32
-		_                               uint32
-	}{target: uint32(index), attach: attach}
+	attr := query{target: uint32(index), attach: attach}
 	_, err := call(unix.BPF_PROG_QUERY, &attr)
 	return int(attr.count), err
 }

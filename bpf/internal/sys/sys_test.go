@@ -28,6 +28,22 @@ func TestLayout(t *testing.T) {
 	require.EqualValues(t, 36, unsafe.Offsetof(many{}.fd))
 }
 
+// The kernel writes the last field of a query beyond the size that it was given.
+func TestQuery(t *testing.T) {
+	require.EqualValues(t, 64, unsafe.Sizeof(query{}))
+	if _, ok := open(t, MapSpec{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 4, MaxEntries: 1}); !ok {
+		return
+	}
+	attr := query{target: 1, attach: unix.BPF_TCX_INGRESS} // lo
+	if _, err := call(unix.BPF_PROG_QUERY, &attr); errors.Is(err, unix.EINVAL) {
+		t.Log(err) // before Linux 6.6
+		return
+	} else {
+		require.NoError(t, err)
+	}
+	require.NotZero(t, attr.revision)
+}
+
 func number(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
 // open makes a map. False: this machine may not.
