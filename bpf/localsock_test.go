@@ -126,7 +126,12 @@ func (s *socket) to(addr string) *socket {
 func (s *socket) from() (name, from string) {
 	s.t.Helper()
 	b := make([]byte, 2000)
-	n, addr, err := unix.Recvfrom(s.fd, b, 0)
+	var n int
+	var addr unix.Sockaddr
+	err := uninterrupted(func() (err error) {
+		n, addr, err = unix.Recvfrom(s.fd, b, 0)
+		return err
+	})
 	require.NoError(s.t, err, "no answer to %s", s.name())
 	name, _, _ = strings.Cut(string(b[:n]), " ")
 	return name, addrString(addr)
@@ -143,10 +148,24 @@ func (s *socket) answers(server, addr string) {
 func (s *socket) reads() string {
 	s.t.Helper()
 	b := make([]byte, 2000)
-	n, err := unix.Read(s.fd, b)
+	var n int
+	err := uninterrupted(func() (err error) {
+		n, err = unix.Read(s.fd, b)
+		return err
+	})
 	require.NoError(s.t, err)
 	name, _, _ := strings.Cut(string(b[:n]), " ")
 	return name
+}
+
+// uninterrupted makes a system call until no signal interrupts it. The kernel does not begin one anew by itself on a socket with
+// a time-out (signal(7)), and the runtime sends signals to its threads.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // localhost is a topology with frontends on localhost: 8080 of all addresses leads to port 80 of web, in the same family; [::1]:8081 to it in
@@ -438,8 +457,10 @@ func TestLocalMPTCP(t *testing.T) {
 			} else {
 				require.NoError(t, unix.SetNonblock(s.fd, true))
 				require.ErrorIs(t, unix.Connect(s.fd, sockaddr(c[0])), unix.EINPROGRESS)
-				_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}, 5000)
-				require.NoError(t, err)
+				require.NoError(t, uninterrupted(func() error {
+					_, err := unix.Poll([]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}, 5000)
+					return err
+				}))
 				require.NoError(t, unix.SetNonblock(s.fd, false))
 			}
 			require.Equal(t, c[1], s.reads(), c[0])
