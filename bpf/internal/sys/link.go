@@ -56,11 +56,11 @@ func (l *Link) Update(p *Program) error {
 // query is the attribute of BPF_PROG_QUERY. It has all fields of Linux 6.6, which writes the last one
 // however short the attribute is that it was given.
 type query struct {
-	target, attach, flags, attached uint32
-	ids                             pointer
-	count, _                        uint32
-	attachedOf, links, attachedBy   pointer
-	revision                        uint64
+	target, attach, _, _ uint32  // flags, and those of attaching
+	_                    pointer // identifiers
+	count, _             uint32
+	_, _, _              pointer // more of each program
+	revision             uint64
 }
 
 // Count returns how many programs are attached to an interface. EINVAL: the kernel does not know of
