@@ -81,3 +81,41 @@ run() {
 	echo "Linux $(uname -r)"
 	show
 }
+
+# upnp_deb unpacks upnpc and what it needs.
+upnp_deb() { deb miniupnpc=2.2.4-1+b1 libminiupnpc17=2.2.4-1+b1; }
+
+# upnp_gateway FORM LOG starts an Internet Gateway Device, version 2, at http://127.0.0.1:5555/d. It answers
+# GetListOfPortMappings with one mapping, in the form "escaped" or "cdata", and writes the descriptions of
+# requests to the log.
+upnp_gateway() {
+	cat >"$DIR/gateway.py" <<-'END'
+		import html, http.server, re, sys
+		form, log = sys.argv[1:]
+		urn = 'urn:schemas-upnp-org:'
+		def service(kind, path): return f'<serviceList><service><serviceType>{urn}service:{kind}</serviceType><controlURL>{path}</controlURL></service></serviceList>'
+		def device(kind, inside): return f'<device><deviceType>{urn}device:{kind}:2</deviceType>{inside}</device>'
+		def nested(d): return f'<deviceList>{d}</deviceList>'
+		connection = device('WANConnectionDevice', service('WANIPConnection:2', '/i'))
+		wan = device('WANDevice', service('WANCommonInterfaceConfig:1', '/c') + nested(connection))
+		root = '<root>' + device('InternetGatewayDevice', nested(wan)) + '</root>'
+		entry = {'RemoteHost': '', 'ExternalPort': 8080, 'Protocol': 'TCP', 'InternalPort': 80, 'InternalClient': '127.0.0.1', 'Enabled': 1, 'Description': 'web', 'LeaseTime': 60}
+		listing = '<p:PortMappingList><p:PortMappingEntry>' + ''.join(f'<p:New{k}>{v}</p:New{k}>' for k, v in entry.items()) + '</p:PortMappingEntry></p:PortMappingList>'
+		listing = f'<![CDATA[{listing}]]>' if form == 'cdata' else html.escape(listing)
+		answers = {'GetStatusInfo': '<NewConnectionStatus>Connected</NewConnectionStatus>', 'GetExternalIPAddress': '<NewExternalIPAddress>9.9.9.9</NewExternalIPAddress>', 'GetListOfPortMappings': f'<NewPortListing>{listing}</NewPortListing>'}
+		class Handler(http.server.BaseHTTPRequestHandler):
+		    def log_message(self, *args): pass
+		    def answer(self, text):
+		        self.send_response(200); self.send_header('Content-Length', str(len(text))); self.end_headers(); self.wfile.write(text.encode())
+		    def do_GET(self): self.answer(root)
+		    def do_POST(self):
+		        body = self.rfile.read(int(self.headers['Content-Length'])).decode()
+		        action = self.headers['SOAPAction'].strip('"').split('#')[1]
+		        for text in re.findall('<NewPortMappingDescription>.*</NewPortMappingDescription>', body):
+		            print(text, file=open(log, 'a'))
+		        self.answer(f'<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:{action}Response xmlns:u="{urn}service:WANIPConnection:2">{answers.get(action, "")}</u:{action}Response></s:Body></s:Envelope>')
+		http.server.ThreadingHTTPServer(('127.0.0.1', 5555), Handler).serve_forever()
+	END
+	/usr/bin/python3 "$DIR/gateway.py" "$1" "$2" &
+	until (: </dev/tcp/127.0.0.1/5555) 2>/dev/null; do sleep 0.1; done
+}
