@@ -5,6 +5,7 @@ package web
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -29,6 +30,7 @@ type fake struct {
 	diagnosis   report.Diagnosis
 	gateway     *api.Gateway
 	err         error
+	connsErr    error // of Connections alone
 	calls       map[string]int
 	events      []chan api.Event
 	removals    []nat.Removal
@@ -57,7 +59,7 @@ func (f *fake) Mappings(context.Context) ([]nat.Mapping, error) {
 func (f *fake) Connections(context.Context) ([]nat.Connections, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.connections), f.call("connections")
+	return slices.Clone(f.connections), errors.Join(f.call("connections"), f.connsErr)
 }
 
 func (f *fake) Doctor(context.Context) (report.Diagnosis, error) {

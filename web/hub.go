@@ -312,23 +312,27 @@ func (r *reader) ask(ctx context.Context, dirty bool) error {
 	if err != nil {
 		return err
 	}
+	ms := r.mappings
 	if dirty {
-		ms, err := r.hub.Daemon.Mappings(ctx)
-		if err != nil {
+		if ms, err = r.hub.Daemon.Mappings(ctx); err != nil {
 			return err
-		}
-		r.mappings, r.ids = ms, make([]string, len(ms))
-		for i, m := range ms {
-			r.ids[i] = rowID(m)
 		}
 	}
 	count := time.Since(r.counted) >= countEvery-changePause || r.counted.IsZero()
 	if count {
 		began := time.Now()
-		if r.conns, err = r.hub.Daemon.Connections(ctx); err != nil {
+		conns, err := r.hub.Daemon.Connections(ctx)
+		if err != nil {
 			return err
 		}
-		r.counted = began
+		r.conns, r.counted = conns, began
+	}
+	// Nothing fails from here on: numbers and mappings belong together.
+	if dirty {
+		r.mappings, r.ids = ms, make([]string, len(ms))
+		for i, m := range ms {
+			r.ids[i] = rowID(m)
+		}
 	}
 	if dirty || count {
 		r.flows, r.hits, r.total = r.counts.add(r.ids, r.mappings, r.conns)

@@ -545,6 +545,26 @@ func TestDaemonAway(t *testing.T) {
 	await(false)
 }
 
+// A daemon that goes in the middle of a reading leaves what was read before.
+func TestDaemonGoesMeanwhile(t *testing.T) {
+	f := &fake{mappings: many(3), connsErr: errors.New("it was killed")}
+	s := serve(t, f, Options{})
+	has := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			_, page := s.get("/")
+			return strings.Contains(page, want)
+		}, 10*time.Second, 50*time.Millisecond, want)
+	}
+	has("it was killed")
+	f.set(func() { f.connsErr = nil })
+	has("service-2")
+	f.set(func() { f.mappings, f.connsErr = many(5), errors.New("it was killed again") })
+	has("it was killed again")
+	f.set(func() { f.connsErr = nil })
+	has("service-4")
+}
+
 // A source has its share of connections, and gets more when it has closed some.
 func TestConnectionsAreBounded(t *testing.T) {
 	s := serve(t, &fake{}, Options{})
