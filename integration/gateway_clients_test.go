@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,48 +36,46 @@ func goClients(t *testing.T) func(ns *lab.NS, line string) labtest.Result {
 // go through from beyond the WAN with the client's address, and from the LAN by the WAN's address.
 func TestGatewayGoClients(t *testing.T) {
 	run := goClients(t)
-	b := newGatewayTestbed(t)
+	b := newGatewayTestbed(t, lab.HostLAN)
+	b.start(t)
 	ok := func(line string) string {
 		t.Helper()
-		r := run(b.Client, line)
+		r := run(b.one, line)
 		require.Zero(t, r.Code, "%s: %s", line, r.Stderr)
 		return strings.TrimSpace(r.Stdout)
 	}
-	labtest.EchoUDP(t, b.Client, "client", ":5000")
-	labtest.EchoTCP(t, b.Client, "client", ":5000")
+	labtest.EchoUDP(t, b.one, "client", ":5000")
+	labtest.EchoTCP(t, b.one, "client", ":5000")
 
-	require.Regexp(t, `^198\.51\.100\.1 \d+$`, ok("natpmp 192.0.2.1 address"))
+	require.Regexp(t, `^45\.0\.0\.1 \d+$`, ok("natpmp 192.0.2.1 address"))
 	for i, network := range []string{"udp", "tcp"} {
 		external := 4000 + i
-		wan := fmt.Sprintf("%s:%d", wanAddress, external)
 		require.Equal(t, fmt.Sprintf("5000 %d 3600", external), ok(fmt.Sprintf("natpmp 192.0.2.1 map %s 5000 %d 3600", network, external)))
-		require.Equal(t, b.Far.V4, labtest.Reaches(t, b.Far, network, wan, "client").Addr())
-		labtest.Reaches(t, b.Neighbour, network, wan, "client")
+		b.reached(t, network, strconv.Itoa(external), "client")
 		require.Equal(t, fmt.Sprintf("5000 %d 7200", external), ok(fmt.Sprintf("natpmp 192.0.2.1 map %s 5000 %d 7200", network, external)))
 		require.Equal(t, "5000 0 0", ok(fmt.Sprintf("natpmp 192.0.2.1 map %s 5000 0 0", network)))
-		require.Error(t, labtest.NoAnswer(t, b.Far, network, wan))
+		b.closed(t, network, strconv.Itoa(external))
 	}
 
 	upnp := "upnp " + ok("upnp discover") + " "
 	require.Equal(t, wanAddress, ok(upnp+"address"))
-	client := b.Client.V4.String()
+	client := b.one.V4.String()
 	for _, network := range []string{"udp", "tcp"} {
 		ok(upnp + "add " + network + " 4000 5000 " + client + " 3600")
-		require.Equal(t, b.Far.V4, labtest.Reaches(t, b.Far, network, wanAddress+":4000", "client").Addr())
-		labtest.Reaches(t, b.Neighbour, network, wanAddress+":4000", "client")
+		b.reached(t, network, "4000", "client")
 		require.Equal(t, strings.ToUpper(network)+" 4000 "+client+" 5000 portclients", ok(upnp+"list"))
 
-		neighbour := b.Neighbour.V4.String()
-		refused := run(b.Neighbour, upnp+"add "+network+" 4000 5000 "+neighbour+" 3600")
+		neighbour := b.two.V4.String()
+		refused := run(b.two, upnp+"add "+network+" 4000 5000 "+neighbour+" 3600")
 		require.Equal(t, 1, refused.Code)
 		require.Contains(t, refused.Stderr, "718")
-		refused = run(b.Neighbour, upnp+"rm "+network+" 4000")
+		refused = run(b.two, upnp+"rm "+network+" 4000")
 		require.Equal(t, 1, refused.Code)
 		require.Contains(t, refused.Stderr, "606")
-		labtest.Reaches(t, b.Far, network, wanAddress+":4000", "client")
+		labtest.Reaches(t, b.far, network, wanAddress+":4000", "client")
 
 		ok(upnp + "rm " + network + " 4000")
-		require.Error(t, labtest.NoAnswer(t, b.Far, network, wanAddress+":4000"))
+		b.closed(t, network, "4000")
 		require.Empty(t, ok(upnp+"list"))
 	}
 }
@@ -105,24 +104,27 @@ sys.stdin.read()
 
 // libtorrent gets its port by PCP and by UPnP, for TCP and UDP, and gives both back when it ends.
 func TestGatewayLibtorrent(t *testing.T) {
+	t.Parallel() // it waits
+
 	const python = "/usr/bin/python3" // which Debian's module is for
 	if exec.Command(python, "-c", "import libtorrent").Run() != nil {
 		labtest.Skip(t, "python3-libtorrent is not installed")
 	}
-	b := newGatewayTestbed(t)
+	b := newGatewayTestbed(t, lab.HostLAN)
+	b.start(t)
 	for _, way := range []string{"natpmp", "upnp"} {
 		t.Run(way, func(t *testing.T) {
-			cmd := exec.Command(python, "-c", torrent, b.Client.V4.String(), way)
+			cmd := exec.Command(python, "-c", torrent, b.one.V4.String(), way)
 			in, err := cmd.StdinPipe()
 			require.NoError(t, err)
-			p := labtest.StartCmd(t, b.Client, cmd)
+			p := labtest.StartCmd(t, b.one, cmd)
 			var lines []string
 			await(t, "libtorrent to get its ports", func() bool {
 				lines = strings.Split(strings.TrimSpace(p.Output()), "\n")
 				return len(lines) >= 2
 			})
 			require.ElementsMatch(t, []string{"tcp 7001", "udp 7001"}, lines)
-			peer, err := b.Far.DialFrom(t.Context(), "tcp", wanAddress+":7001", netip.AddrPort{})
+			peer, err := b.far.DialFrom(t.Context(), "tcp", wanAddress+":7001", netip.AddrPort{})
 			require.NoError(t, err)
 			require.NoError(t, peer.Close())
 			require.NoError(t, in.Close())

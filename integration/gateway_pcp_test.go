@@ -7,13 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -27,150 +25,6 @@ import (
 	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
-// pcpBed is a router with a daemon and a gateway, of which backends 1 and 2 of the topology are
-// clients, and far is what is beyond the WAN.
-type pcpBed struct {
-	*testbed
-	top             *lab.Topology
-	daemon, gateway *labtest.Process
-}
-
-const (
-	pcpServer = "172.30.0.1:5351"   // of the LAN
-	pcpWAN    = "198.51.100.1:5351" // and of the WAN, where nobody answers
-)
-
-func newPCPBed(t *testing.T) *pcpBed {
-	t.Helper()
-	top := labtest.NewTopology(t, lab.Options{Parts: lab.PartBackend1 | lab.PartBackend2 | lab.PartFar, Forwarding: true})
-	b := &pcpBed{testbed: newTestbed(t, top.Host), top: top}
-	b.daemon = b.serve(t)
-	return b
-}
-
-// start starts a gateway, and returns when it answers clients.
-func (b *pcpBed) start(t *testing.T, args ...string) {
-	t.Helper()
-	line := append([]string{"gateway", "--lan", lab.HostBridge, "--wan", lab.HostFar, "--igd", "off", "--listen", filepath.Join(filepath.Dir(b.socket), "gateway.sock")}, args...)
-	b.gateway = labtest.StartCmd(t, b.ns, b.command(t, line...))
-	c := b.dial(t, b.top.Backend1)
-	await(t, "the gateway to answer", func() bool {
-		select {
-		case <-b.gateway.Done():
-			t.Fatalf("the gateway has ended: %s", b.gateway.Output())
-		default:
-		}
-		a := c.try(t, []byte{0, 0})
-		return a != nil && binary.BigEndian.Uint16(a[2:]) == 0
-	})
-}
-
-// pcpClient is a socket of a client.
-type pcpClient struct {
-	net.Conn
-	addr netip.Addr
-}
-
-// dial returns a client of the gateway's address on the LAN.
-func (b *pcpBed) dial(t *testing.T, ns *lab.NS) *pcpClient {
-	t.Helper()
-	return dialPCP(t, ns, pcpServer, netip.AddrPort{})
-}
-
-func dialPCP(t *testing.T, ns *lab.NS, to string, from netip.AddrPort) *pcpClient {
-	t.Helper()
-	c, err := ns.DialFrom(t.Context(), "udp", to, from)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, c.Close()) })
-	local, ok := c.LocalAddr().(*net.UDPAddr)
-	require.True(t, ok)
-	return &pcpClient{Conn: c, addr: local.AddrPort().Addr().Unmap().WithZone("")}
-}
-
-// try sends a request once, and returns the answer that comes soon, or nil.
-func (c *pcpClient) try(t *testing.T, q []byte) []byte {
-	t.Helper()
-	_, err := c.Write(q)
-	if err != nil && !errors.Is(err, unix.ECONNREFUSED) { // of the request before
-		require.NoError(t, err)
-	}
-	return c.read(t, 250*time.Millisecond)
-}
-
-func (c *pcpClient) read(t *testing.T, within time.Duration) []byte {
-	t.Helper()
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(within)))
-	buf := make([]byte, 2048)
-	n, err := c.Read(buf)
-	if err != nil {
-		return nil
-	}
-	return buf[:n]
-}
-
-// ask sends a request until it is answered, as clients do.
-func (c *pcpClient) ask(t *testing.T, q []byte) []byte {
-	t.Helper()
-	var a []byte
-	await(t, fmt.Sprintf("an answer to %x", q), func() bool {
-		a = c.try(t, q)
-		return a != nil && a[1] == q[1]|0x80
-	})
-	return a
-}
-
-// pcpMap is a request of PCP, and what answers have of it.
-type pcpMap struct {
-	nonce              string // 12 bytes
-	proto              byte
-	internal, external uint16
-	lifetime           uint32
-	options            []byte
-
-	result  byte
-	epoch   uint32
-	address netip.Addr
-}
-
-// send asks for the mapping of m, and returns the answer.
-func (m pcpMap) send(t *testing.T, c *pcpClient) pcpMap {
-	t.Helper()
-	q := []byte{2, 1, 0, 0}
-	q = binary.BigEndian.AppendUint32(q, m.lifetime)
-	client, none := c.addr.As16(), netip.IPv4Unspecified().As16()
-	q = append(q, client[:]...)
-	q = append(q, m.nonce...)
-	q = append(q, m.proto, 0, 0, 0)
-	q = binary.BigEndian.AppendUint16(q, m.internal)
-	q = binary.BigEndian.AppendUint16(q, m.external)
-	q = append(q, none[:]...)
-	a := c.ask(t, append(q, m.options...))
-	return readPCPMap(t, a)
-}
-
-func readPCPMap(t *testing.T, a []byte) pcpMap {
-	t.Helper()
-	require.GreaterOrEqual(t, len(a), 60)
-	require.Equal(t, []byte{2, 0x81}, a[:2])
-	return pcpMap{
-		result: a[3], lifetime: binary.BigEndian.Uint32(a[4:]), epoch: binary.BigEndian.Uint32(a[8:]),
-		nonce: string(a[24:36]), proto: a[36],
-		internal: binary.BigEndian.Uint16(a[40:]), external: binary.BigEndian.Uint16(a[42:]),
-		address: netip.AddrFrom16([16]byte(a[44:])).Unmap(), options: a[60:],
-	}
-}
-
-// pmpMap asks for a mapping by NAT-PMP, and returns the result, the port of the WAN and the lifetime.
-func pmpMap(t *testing.T, c *pcpClient, op byte, internal, external uint16, lifetime uint32) (result, port uint16, granted uint32) {
-	t.Helper()
-	q := []byte{0, op, 0, 0}
-	q = binary.BigEndian.AppendUint16(q, internal)
-	q = binary.BigEndian.AppendUint16(q, external)
-	a := c.ask(t, binary.BigEndian.AppendUint32(q, lifetime))
-	require.Len(t, a, 16)
-	return binary.BigEndian.Uint16(a[2:]), binary.BigEndian.Uint16(a[10:]), binary.BigEndian.Uint32(a[12:])
-}
-
 // natpmpc runs natpmpc on a client.
 func natpmpc(t *testing.T, ns *lab.NS, line string) string {
 	t.Helper()
@@ -180,20 +34,18 @@ func natpmpc(t *testing.T, ns *lab.NS, line string) string {
 // TestGatewayNATPMP has natpmpc make, renew and end mappings of both protocols, with packets through each from beyond the
 // WAN, with their source, and from another client by the WAN's address.
 func TestGatewayNATPMP(t *testing.T) {
-	b := newPCPBed(t)
+	b := newGatewayTestbed(t, lab.HostBridge)
 	b.start(t)
-	one, two, far := b.top.Backend1, b.top.Backend2, b.top.Far
+	one, two, far := b.one, b.two, b.far
 	labtest.EchoUDP(t, one, "one", ":5000")
 	labtest.EchoTCP(t, one, "one", ":5000")
-	assert.Contains(t, natpmpc(t, one, ""), "Public IP address : 198.51.100.1")
+	assert.Contains(t, natpmpc(t, one, ""), "Public IP address : "+wanAddress)
 	for _, network := range []string{"udp", "tcp"} {
-		wan := "198.51.100.1:4000"
-		require.Error(t, labtest.NoAnswer(t, far, network, wan))
+		wan := wanAddress + ":4000"
+		b.closed(t, network, "4000")
 		out := natpmpc(t, one, "-a 4000 5000 "+network+" 3600")
 		assert.Contains(t, out, "Mapped public port 4000 protocol "+strings.ToUpper(network)+" to local port 5000 ")
-		peer := labtest.Reaches(t, far, network, wan, "one")
-		assert.Equal(t, far.V4, peer.Addr())
-		labtest.Reaches(t, two, network, wan, "one")
+		b.reached(t, network, "4000", "one")
 
 		assert.Contains(t, natpmpc(t, one, "-a 4999 5000 "+network+" 7200"), "Mapped public port 4000 ")
 		assert.Contains(t, b.succeed(t, "ls --json "+network), `"name":"pmp"`)
@@ -201,7 +53,7 @@ func TestGatewayNATPMP(t *testing.T) {
 		labtest.Reaches(t, far, network, wan, "one") // the other client has got another port
 
 		natpmpc(t, one, "-a 0 5000 "+network+" 0")
-		require.Error(t, labtest.NoAnswer(t, far, network, wan))
+		b.closed(t, network, "4000")
 		natpmpc(t, two, "-a 0 0 "+network+" 0")
 		assert.Equal(t, "[]", strings.TrimSpace(b.succeed(t, "ls --json "+network)))
 	}
@@ -209,12 +61,13 @@ func TestGatewayNATPMP(t *testing.T) {
 
 // TestGatewayPCP makes mappings by PCP: with a nonce, filters and a description, for a time, renewed, ended, and over.
 func TestGatewayPCP(t *testing.T) {
-	b := newPCPBed(t)
-	b.start(t, "--min-lifetime", "1s")
-	one, far := b.top.Backend1, b.top.Far
+	t.Parallel() // it waits
+	b := newGatewayTestbed(t, lab.HostBridge, "--min-lifetime", "1s")
+	b.start(t)
+	one, far := b.one, b.far
 	labtest.EchoUDP(t, one, "one", ":5000")
 	c := b.dial(t, one)
-	const wan = "198.51.100.1:4000"
+	const wan = wanAddress + ":4000"
 	m := pcpMap{nonce: "nonce nonce!", proto: unix.IPPROTO_UDP, internal: 5000, external: 4000, lifetime: 3600}
 
 	described := m
@@ -222,10 +75,9 @@ func TestGatewayPCP(t *testing.T) {
 	got := described.send(t, c)
 	assert.Equal(t, pcpMap{
 		nonce: m.nonce, proto: m.proto, internal: 5000, external: 4000, lifetime: 3600, options: described.options,
-		epoch: got.epoch, address: netip.MustParseAddr("198.51.100.1"),
+		epoch: got.epoch, address: netip.MustParseAddr(wanAddress),
 	}, got)
-	assert.Equal(t, far.V4, labtest.Reaches(t, far, "udp", wan, "one").Addr())
-	labtest.Reaches(t, b.top.Backend2, "udp", wan, "one")
+	b.reached(t, "udp", "4000", "one")
 	assert.Contains(t, b.succeed(t, "ls"), fmt.Sprintf("pcp:%x game", m.nonce))
 
 	other := m
@@ -240,18 +92,18 @@ func TestGatewayPCP(t *testing.T) {
 		return append([]byte{3, 0, 0, 20, 0, 128, 0, 0}, raw[:]...)
 	}
 	filtered := m
-	filtered.options = filter("198.51.100.77")
+	filtered.options = filter("45.0.0.77")
 	got = filtered.send(t, c)
 	assert.Zero(t, got.result)
 	assert.Equal(t, filtered.options, got.options)
-	require.Error(t, labtest.NoAnswer(t, far, "udp", wan))
-	filtered.options = filter("198.51.100.2")
+	b.closed(t, "udp", "4000")
+	filtered.options = filter(farAddress)
 	assert.Zero(t, filtered.send(t, c).result)
 	labtest.Reaches(t, far, "udp", wan, "one")
 
 	third := m
 	third.internal = 5001
-	raw := b.top.Backend2.V4.As16()
+	raw := b.two.V4.As16()
 	third.options = append([]byte{1, 0, 0, 16}, raw[:]...)
 	assert.Equal(t, byte(5), third.send(t, c).result)
 
@@ -261,10 +113,10 @@ func TestGatewayPCP(t *testing.T) {
 
 	m.lifetime = 0
 	assert.Zero(t, m.send(t, c).result)
-	require.Error(t, labtest.NoAnswer(t, far, "udp", wan))
+	b.closed(t, "udp", "4000")
 
 	// The number is kept for its client, over the other protocol too (RFC 6886 section 3.3).
-	_, port, granted := pmpMap(t, b.dial(t, b.top.Backend2), 2, 6000, 4000, 1)
+	_, port, granted := b.dial(t, b.two).pmp(t, pmpTCP, 6000, 4000, 1)
 	assert.NotEqual(t, uint16(4000), port)
 	assert.Equal(t, uint32(1), granted)
 
@@ -309,9 +161,10 @@ func (e *epochClient) lost(server uint32) bool {
 // TestGatewayRestart kills and starts the gateway and the daemon. Mappings go on, are renewed by their nonces, and the epoch
 // says so. When all are purged, it says that.
 func TestGatewayRestart(t *testing.T) {
-	b := newPCPBed(t)
+	t.Parallel() // it waits
+	b := newGatewayTestbed(t, lab.HostBridge)
 	b.start(t)
-	one, far := b.top.Backend1, b.top.Far
+	one, far := b.one, b.far
 	labtest.EchoUDP(t, one, "one", ":5000")
 	c := b.dial(t, one)
 	m := pcpMap{nonce: "nonce nonce!", proto: unix.IPPROTO_UDP, internal: 5000, external: 4000, lifetime: 3600}
@@ -324,7 +177,7 @@ func TestGatewayRestart(t *testing.T) {
 
 	check := func() {
 		t.Helper()
-		labtest.Reaches(t, far, "udp", "198.51.100.1:4000", "one")
+		labtest.Reaches(t, far, "udp", wanAddress+":4000", "one")
 		other := m
 		other.nonce = "another one!"
 		assert.Equal(t, byte(2), other.send(t, c).result)
@@ -335,25 +188,25 @@ func TestGatewayRestart(t *testing.T) {
 		assert.Equal(t, uint16(4000), got.external)
 		assert.False(t, epoch.lost(got.epoch), "epoch %d after %d", got.epoch, first.epoch)
 	}
-	b.gateway.Kill()
-	labtest.Reaches(t, far, "udp", "198.51.100.1:4000", "one")
+	killed(t, b.gateway)
+	labtest.Reaches(t, far, "udp", wanAddress+":4000", "one")
 	b.start(t)
 	check()
 
-	b.daemon.Kill()
-	labtest.Reaches(t, far, "udp", "198.51.100.1:4000", "one")
-	b.serve(t)
+	killed(t, b.serving)
+	labtest.Reaches(t, far, "udp", wanAddress+":4000", "one")
+	b.serving = b.serve(t)
 	check()
 
 	b.succeed(t, "purge")
-	b.serve(t)
+	b.serving = b.serve(t)
 	var got pcpMap
 	await(t, "a mapping again", func() bool {
 		got = m.send(t, c)
 		return got.result == 0
 	})
 	assert.True(t, epoch.lost(got.epoch), "epoch %d after %d", got.epoch, first.epoch)
-	labtest.Reaches(t, far, "udp", "198.51.100.1:4000", "one")
+	labtest.Reaches(t, far, "udp", wanAddress+":4000", "one")
 }
 
 // announcement is a datagram to a group.
@@ -401,8 +254,8 @@ func listenGroup(t *testing.T, ns *lab.NS, group string) <-chan announcement {
 // TestGatewayAnnounces captures what the gateway announces when it starts and when the WAN's address changes, and what
 // it tells each client then.
 func TestGatewayAnnounces(t *testing.T) {
-	b := newPCPBed(t)
-	heard4, heard6 := listenGroup(t, b.top.Backend1, "224.0.0.1"), listenGroup(t, b.top.Backend1, "ff02::1")
+	b := newGatewayTestbed(t, lab.HostBridge)
+	heard4, heard6 := listenGroup(t, b.one, "224.0.0.1"), listenGroup(t, b.one, "ff02::1")
 	b.start(t)
 	check := func(wan string) {
 		t.Helper()
@@ -412,7 +265,7 @@ func TestGatewayAnnounces(t *testing.T) {
 		for len(times) < 3 || pcp < 3 {
 			select {
 			case a := <-heard4:
-				assert.Equal(t, netip.MustParseAddrPort(pcpServer), a.from)
+				assert.Equal(t, netip.MustParseAddrPort(b.address+":5351"), a.from)
 				switch {
 				case len(a.data) == 12 && bytes.Equal(a.data[:4], []byte{0, 128, 0, 0}) && bytes.Equal(a.data[8:], address[:]):
 					times = append(times, a.at)
@@ -433,51 +286,51 @@ func TestGatewayAnnounces(t *testing.T) {
 		assert.Equal(t, uint16(5351), a.from.Port())
 		assert.Len(t, a.data, 24)
 	}
-	check("198.51.100.1")
+	check(wanAddress)
 
-	c := b.dial(t, b.top.Backend1)
+	c := b.dial(t, b.one)
 	m := pcpMap{nonce: "nonce nonce!", proto: unix.IPPROTO_UDP, internal: 5000, external: 4000, lifetime: 3600}
 	require.Zero(t, m.send(t, c).result)
 	time.Sleep(3 * time.Second) // an epoch that begins anew is less than before
 	var epoch epochClient
 	epoch.lost(m.send(t, c).epoch)
-	labtest.EchoUDP(t, b.top.Backend1, "one", ":5000")
-	labtest.Reaches(t, b.top.Far, "udp", "198.51.100.1:4000", "one")
+	labtest.EchoUDP(t, b.one, "one", ":5000")
+	labtest.Reaches(t, b.far, "udp", wanAddress+":4000", "one")
 
-	labtest.Exec(t, b.ns, "ip", "addr", "del", "198.51.100.1/24", "dev", lab.HostFar)
-	labtest.Exec(t, b.ns, "ip", "addr", "add", "198.51.100.9/24", "dev", lab.HostFar)
-	check("198.51.100.9")
+	labtest.Exec(t, b.ns, "ip", "addr", "del", wanAddress+"/24", "dev", lab.HostFar)
+	labtest.Exec(t, b.ns, "ip", "addr", "add", "45.0.0.9/24", "dev", lab.HostFar)
+	check("45.0.0.9")
 	told := readPCPMap(t, c.read(t, 5*time.Second))
-	for told.address.String() == "198.51.100.1" { // an answer to a request that was sent again
+	for told.address.String() == wanAddress { // an answer to a request that was sent again
 		told = readPCPMap(t, c.read(t, 5*time.Second))
 	}
 	assert.Zero(t, told.result)
-	assert.Equal(t, "198.51.100.9", told.address.String())
+	assert.Equal(t, "45.0.0.9", told.address.String())
 	assert.Equal(t, m.nonce, told.nonce)
 	assert.Equal(t, uint16(4000), told.external)
 	assert.True(t, epoch.lost(told.epoch))
-	labtest.Reaches(t, b.top.Far, "udp", "198.51.100.9:4000", "one")
+	labtest.Reaches(t, b.far, "udp", "45.0.0.9:4000", "one")
 }
 
 // TestGatewaySilent asks where nobody may be answered: at the WAN, at the WAN's address from the LAN, at a group, and from a
 // source that is not on link.
 func TestGatewaySilent(t *testing.T) {
-	b := newPCPBed(t)
+	b := newGatewayTestbed(t, lab.HostBridge)
 	b.start(t)
-	one, far := b.top.Backend1, b.top.Far
+	one, far := b.one, b.far
 	// What is answered to this source would come to the client.
 	labtest.Exec(t, one, "ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
 	labtest.Exec(t, b.ns, "ip", "route", "add", "203.0.113.7/32", "via", one.V4.String())
-	labtest.Exec(t, far, "ip", "route", "add", "172.30.0.0/24", "via", "198.51.100.1")
+	labtest.Exec(t, far, "ip", "route", "add", "172.30.0.0/24", "via", wanAddress)
 	require.NoError(t, b.ns.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
 	require.NoError(t, b.ns.Sysctl("net.ipv4.conf."+lab.HostBridge+".rp_filter", "0"))
 	forged := netip.MustParseAddrPort("203.0.113.7:0")
-	for name, c := range map[string]*pcpClient{
-		"from the WAN":                               dialPCP(t, far, pcpWAN, netip.AddrPort{}),
-		"from the WAN to the address of the LAN":     dialPCP(t, far, pcpServer, netip.AddrPort{}),
-		"from the LAN to the address of the WAN":     dialPCP(t, one, pcpWAN, netip.AddrPort{}),
-		"from another network by the device":         dialPCP(t, one, pcpServer, forged),
-		"from another network to the address of WAN": dialPCP(t, one, pcpWAN, forged),
+	for name, c := range map[string]*portClient{
+		"from the WAN":                               dialGateway(t, far, wanAddress, netip.AddrPort{}),
+		"from the WAN to the address of the LAN":     dialGateway(t, far, b.address, netip.AddrPort{}),
+		"from the LAN to the address of the WAN":     dialGateway(t, one, wanAddress, netip.AddrPort{}),
+		"from another network by the device":         dialGateway(t, one, b.address, forged),
+		"from another network to the address of WAN": dialGateway(t, one, wanAddress, forged),
 	} {
 		client := c.addr.As16()
 		for range 3 {
@@ -500,7 +353,7 @@ func TestGatewaySilent(t *testing.T) {
 	assert.Equal(t, "[]", strings.TrimSpace(b.succeed(t, "ls --json")))
 
 	// It answers where it should: over IPv6 too, which has no NAT-PMP.
-	c6 := dialPCP(t, one, "[fd00:30::1]:5351", netip.AddrPort{})
+	c6 := dialGateway(t, one, b.address6, netip.AddrPort{})
 	client := c6.addr.As16()
 	assert.Equal(t, byte(0), c6.ask(t, append([]byte{2, 0, 0, 0, 0, 0, 0, 0}, client[:]...))[3])
 	assert.Equal(t, []byte{2, 128, 0, 1}, c6.ask(t, []byte{0, 0})[:4])
@@ -513,12 +366,12 @@ const envDatagrams = "NFTNAT_DATAGRAMS"
 // small and has the form of an answer, the process goes on, and writes next to nothing.
 func TestGatewayManyDatagrams(t *testing.T) {
 	n := labtest.Number(t, envDatagrams, 2000)
-	b := newPCPBed(t)
-	b.start(t, "--quota", "1000000") // with the quota grows how much a client may send
+	b := newGatewayTestbed(t, lab.HostBridge, "--quota", "1000000")
+	b.start(t) // with the quota grows how much a client may send
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	c := b.dial(t, b.top.Backend1)
+	c := b.dial(t, b.one)
 	client := c.addr.As16()
 	valid := [][]byte{
 		{0, 0}, {0, 1, 0, 0, 0x13, 0x88, 0x13, 0x88, 0, 0, 0x0e, 0x10}, {0, 2, 0, 0, 0x13, 0x88, 0x13, 0x88, 0, 0, 0, 0},
