@@ -179,12 +179,20 @@ func (p *publisher) begin(sub *subscription) {
 	}
 }
 
+// find returns the subscription that a client may change, or nil.
+func (p *publisher) find(sid string, s *service, client netip.Addr) *subscription {
+	p.expire(time.Now())
+	if sub := p.subscriptions[sid]; sub != nil && sub.service == s && sub.callback.Addr() == client {
+		return sub
+	}
+	return nil
+}
+
 func (p *publisher) renew(sid string, s *service, client netip.Addr, timeout time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.expire(time.Now())
-	sub := p.subscriptions[sid]
-	if sub == nil || sub.service != s || sub.callback.Addr() != client {
+	sub := p.find(sid, s, client)
+	if sub == nil {
 		return false
 	}
 	sub.expires = time.Now().Add(timeout)
@@ -194,9 +202,7 @@ func (p *publisher) renew(sid string, s *service, client netip.Addr, timeout tim
 func (p *publisher) remove(sid string, s *service, client netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.expire(time.Now())
-	sub := p.subscriptions[sid]
-	if sub == nil || sub.service != s || sub.callback.Addr() != client {
+	if p.find(sid, s, client) == nil {
 		return false
 	}
 	delete(p.subscriptions, sid)

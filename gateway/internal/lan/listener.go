@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -32,7 +31,7 @@ type Listener struct {
 
 	mu        sync.Mutex
 	port      uint16
-	listeners map[socketKey]*listener
+	listeners sockets[*listener]
 	conns     map[netip.Addr]int // by their sources
 	open      int
 	closed    bool
@@ -44,6 +43,8 @@ type listener struct {
 	device string
 	index  int
 }
+
+func (l *listener) deviceIndex() int { return l.index }
 
 // Conn is a connection from the LAN.
 type Conn struct {
@@ -58,7 +59,7 @@ type Conn struct {
 func (l *LAN) ListenTCP(port uint16) (*Listener, error) {
 	t := &Listener{
 		lan: l, port: port, accepted: make(chan *Conn), done: make(chan struct{}),
-		listeners: map[socketKey]*listener{}, conns: map[netip.Addr]int{},
+		listeners: sockets[*listener]{}, conns: map[netip.Addr]int{},
 	}
 	if err := l.add(t); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), t.Close())
@@ -72,44 +73,23 @@ func (t *Listener) adjust(devices map[string]*Device) error {
 	if t.closed {
 		return nil
 	}
-	for key, l := range t.listeners {
-		if d := devices[key.device]; d == nil || d.Index != l.index {
-			_ = l.Close() // its device is gone
-			delete(t.listeners, key)
+	return t.listeners.adjust(devices, true, func(key socketKey, d *Device) (*listener, error) {
+		l, err := t.listen(key, d.Index)
+		if err != nil {
+			return nil, fmt.Errorf("tcp port %d on %s: %w", t.port, d.Name, err)
 		}
-	}
-	var errs []error
-	for name, d := range devices {
-		for _, v6 := range []bool{false, true} {
-			key := socketKey{name, v6}
-			if t.listeners[key] != nil {
-				continue
-			}
-			l, err := t.listen(d, v6)
-			if v6 && err != nil && !errors.Is(err, syscall.EADDRINUSE) { // the host has no IPv6
-				continue
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("tcp port %d on %s: %w", t.port, name, err))
-				continue
-			}
-			t.listeners[key] = l
-			t.running.Go(func() { t.accept(l) })
-		}
-	}
-	return errors.Join(errs...)
+		t.running.Go(func() { t.accept(l) })
+		return l, nil
+	})
 }
 
-func (t *Listener) listen(d *Device, v6 bool) (*listener, error) {
-	network, host := "tcp4", "0.0.0.0"
-	if v6 {
-		network, host = "tcp6", "::"
-	}
+func (t *Listener) listen(key socketKey, index int) (*listener, error) {
+	network, address := key.wildcard("tcp", t.port)
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return control(raw, func(fd int) error { return unix.BindToDevice(fd, d.Name) })
+		return control(raw, func(fd int) error { return unix.BindToDevice(fd, key.device) })
 	}}
 	lc.SetMultipathTCP(false)
-	nl, err := lc.Listen(context.Background(), network, net.JoinHostPort(host, strconv.Itoa(int(t.port))))
+	nl, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, cause(err)
 	}
@@ -120,7 +100,7 @@ func (t *Listener) listen(d *Device, v6 bool) (*listener, error) {
 	if t.port == 0 {
 		t.port = l.Addr().(*net.TCPAddr).AddrPort().Port()
 	}
-	return &listener{l, d.Name, d.Index}, nil
+	return &listener{l, key.device, index}, nil
 }
 
 // accept passes on the connections of a device until its listener is closed.
@@ -207,13 +187,10 @@ func (t *Listener) Close() error {
 	}
 	t.closed = true
 	close(t.done)
-	var errs []error
-	for _, l := range t.listeners {
-		errs = append(errs, l.Close())
-	}
+	err := t.listeners.close()
 	t.mu.Unlock()
 	t.running.Wait()
-	return errors.Join(errs...)
+	return err
 }
 
 // Device is that on which the connection came.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -54,14 +53,8 @@ type Socket struct {
 	readers  sync.WaitGroup
 
 	mu     sync.Mutex
-	conns  map[socketKey]*conn
+	conns  sockets[*conn]
 	closed bool
-}
-
-// socketKey is a device and a family.
-type socketKey struct {
-	device string
-	v6     bool
 }
 
 // conn is a socket of the kernel.
@@ -70,6 +63,8 @@ type conn struct {
 	socketKey
 	index int
 }
+
+func (c *conn) deviceIndex() int { return c.index }
 
 // received is a datagram on its way from the reader of a device.
 type received struct {
@@ -82,7 +77,7 @@ type received struct {
 func (l *LAN) Listen(port uint16, v6 bool, groups ...netip.Addr) (*Socket, error) {
 	s := &Socket{
 		lan: l, port: port, v6: v6, groups: groups,
-		received: make(chan *received), done: make(chan struct{}), conns: map[socketKey]*conn{},
+		received: make(chan *received), done: make(chan struct{}), conns: sockets[*conn]{},
 	}
 	if err := l.add(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), s.Close())
@@ -96,44 +91,23 @@ func (s *Socket) adjust(devices map[string]*Device) error {
 	if s.closed {
 		return nil
 	}
-	for key, c := range s.conns {
-		if d := devices[key.device]; d == nil || d.Index != c.index {
-			_ = c.Close() // its device is gone
-			delete(s.conns, key)
+	return s.conns.adjust(devices, s.v6, func(key socketKey, d *Device) (*conn, error) {
+		c, err := s.open(key, d.Index)
+		if err != nil {
+			return nil, fmt.Errorf("udp port %d on %s: %w", s.port, d.Name, err)
 		}
-	}
-	var errs []error
-	for name, d := range devices {
-		for _, v6 := range []bool{false, true} {
-			key := socketKey{name, v6}
-			if v6 && !s.v6 || s.conns[key] != nil {
-				continue
-			}
-			c, err := s.open(key, d.Index)
-			if v6 && err != nil && !errors.Is(err, syscall.EADDRINUSE) { // the host or the device has no IPv6
-				continue
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("udp port %d on %s: %w", s.port, name, err))
-				continue
-			}
-			s.conns[key] = c
-			s.readers.Go(func() { s.read(c) })
-		}
-	}
-	return errors.Join(errs...)
+		s.readers.Go(func() { s.read(c) })
+		return c, nil
+	})
 }
 
 // open opens a socket of a device.
 func (s *Socket) open(key socketKey, index int) (*conn, error) {
-	network, host := "udp4", "0.0.0.0"
-	if key.v6 {
-		network, host = "udp6", "::"
-	}
+	network, address := key.wildcard("udp", s.port)
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return s.prepare(fd, key) })
 	}}
-	pc, err := lc.ListenPacket(context.Background(), network, net.JoinHostPort(host, strconv.Itoa(int(s.port))))
+	pc, err := lc.ListenPacket(context.Background(), network, address)
 	if err != nil {
 		return nil, cause(err)
 	}
@@ -234,10 +208,8 @@ func (s *Socket) read(c *conn) {
 		}
 		index, to, ok := destination(oob[:m])
 		why := dropDevice
-		if ok && from.Port() != 0 {
-			if why = dropDevice; index == c.index {
-				why = s.lan.check(c.device, index, from.Addr(), to, s.groups)
-			}
+		if ok && from.Port() != 0 && index == c.index {
+			why = s.lan.check(c.device, index, from.Addr(), to, s.groups)
 		}
 		if why != dropNone {
 			s.lan.drops.count(why)
@@ -359,11 +331,8 @@ func (s *Socket) Close() error {
 	}
 	s.closed = true
 	close(s.done)
-	var errs []error
-	for _, c := range s.conns {
-		errs = append(errs, c.Close())
-	}
+	err := s.conns.close()
 	s.mu.Unlock()
 	s.readers.Wait()
-	return errors.Join(errs...)
+	return err
 }
