@@ -170,7 +170,7 @@ func TestGatewayRestart(t *testing.T) {
 	m := pcpMap{nonce: "nonce nonce!", proto: unix.IPPROTO_UDP, internal: 5000, external: 4000, lifetime: 3600}
 	var epoch epochClient
 	require.Zero(t, m.send(t, c).result)
-	time.Sleep(3 * time.Second) // an epoch that began with the process would be less than before
+	c.aged(t, 3)
 	first := m.send(t, c)
 	require.Zero(t, first.result)
 	epoch.lost(first.epoch)
@@ -291,7 +291,7 @@ func TestGatewayAnnounces(t *testing.T) {
 	c := b.dial(t, b.one)
 	m := pcpMap{nonce: "nonce nonce!", proto: unix.IPPROTO_UDP, internal: 5000, external: 4000, lifetime: 3600}
 	require.Zero(t, m.send(t, c).result)
-	time.Sleep(3 * time.Second) // an epoch that begins anew is less than before
+	c.aged(t, 3)
 	var epoch epochClient
 	epoch.lost(m.send(t, c).epoch)
 	labtest.EchoUDP(t, b.one, "one", ":5000")

@@ -97,6 +97,16 @@ func (c *portClient) wan(t *testing.T) (netip.Addr, uint32) {
 	return netip.AddrFrom4([4]byte(a[8:])), binary.BigEndian.Uint32(a[4:])
 }
 
+// aged waits until the epoch has come to some seconds, so that one that begins again is seen, and returns it.
+func (c *portClient) aged(t *testing.T, seconds uint32) (epoch uint32) {
+	t.Helper()
+	await(t, "the epoch to go on", func() bool {
+		_, epoch = c.wan(t)
+		return epoch >= seconds
+	})
+	return epoch
+}
+
 // The operations of NAT-PMP that ask for ports.
 const (
 	pmpUDP = 1
@@ -112,10 +122,10 @@ func (c *portClient) pmp(t *testing.T, op byte, internal, external uint16, lifet
 	return binary.BigEndian.Uint16(a[2:]), binary.BigEndian.Uint16(a[10:]), binary.BigEndian.Uint32(a[12:])
 }
 
-// tcp asks for a port of TCP by NAT-PMP.
-func (c *portClient) tcp(t *testing.T, internal, external uint16, lifetime uint32) (result, port uint16) {
+// tcp asks for a port of TCP by NAT-PMP, for ten minutes.
+func (c *portClient) tcp(t *testing.T, internal, external uint16) (result, port uint16) {
 	t.Helper()
-	result, port, _ = c.pmp(t, pmpTCP, internal, external, lifetime)
+	result, port, _ = c.pmp(t, pmpTCP, internal, external, 600)
 	return result, port
 }
 

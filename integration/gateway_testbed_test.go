@@ -28,9 +28,8 @@ type gatewayTestbed struct {
 	one, two  *lab.NS // clients
 	address   string  // of the router on the LAN
 	address6  string
-	lan       string   // the device
-	args      []string // of the gateway
-	serving   *labtest.Process
+	args      []string         // of the gateway
+	serving   *labtest.Process // the daemon
 	gateway   *labtest.Process
 	answers   *api.Client // of the gateway
 	described string      // where the description of UPnP is
@@ -45,7 +44,7 @@ func newGatewayTestbed(t *testing.T, lan string, args ...string) *gatewayTestbed
 		parts = lab.PartFar | lab.PartBackend1 | lab.PartBackend2
 	}
 	top := newTopology(t, lab.Options{Parts: parts, Forwarding: true})
-	b := &gatewayTestbed{testbed: newTestbed(t, top.Host), far: top.Far, lan: lan}
+	b := &gatewayTestbed{testbed: newTestbed(t, top.Host), far: top.Far}
 	if lan == lab.HostBridge {
 		b.one, b.two, b.address, b.address6 = top.Backend1, top.Backend2, top.Gateway4.String(), top.Gateway6.String()
 	} else {
