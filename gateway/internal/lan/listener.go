@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,15 +25,12 @@ const (
 type Listener struct {
 	lan      *LAN
 	accepted chan *Conn
-	done     chan struct{}
-	running  sync.WaitGroup
+	sockets  sockets[*listener]
 
-	mu        sync.Mutex
-	port      uint16
-	listeners sockets[*listener]
-	conns     map[netip.Addr]int // by their sources
-	open      int
-	closed    bool
+	mu    sync.Mutex
+	port  uint16
+	conns map[netip.Addr]int // by their sources
+	open  int
 }
 
 // listener is that of a device.
@@ -58,8 +54,8 @@ type Conn struct {
 // ListenTCP listens on a port of each device. Port zero: one that is free on all devices that are there.
 func (l *LAN) ListenTCP(port uint16) (*Listener, error) {
 	t := &Listener{
-		lan: l, port: port, accepted: make(chan *Conn), done: make(chan struct{}),
-		listeners: sockets[*listener]{}, conns: map[netip.Addr]int{},
+		lan: l, port: port, accepted: make(chan *Conn),
+		sockets: newSockets[*listener](), conns: map[netip.Addr]int{},
 	}
 	if err := l.add(t); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), t.Close())
@@ -68,23 +64,17 @@ func (l *LAN) ListenTCP(port uint16) (*Listener, error) {
 }
 
 func (t *Listener) adjust(devices map[string]*Device) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		return nil
-	}
-	return t.listeners.adjust(devices, true, func(key socketKey, d *Device) (*listener, error) {
+	return t.sockets.adjust(devices, true, func(key socketKey, d *Device) (*listener, error) {
 		l, err := t.listen(key, d.Index)
 		if err != nil {
-			return nil, fmt.Errorf("tcp port %d on %s: %w", t.port, d.Name, err)
+			return nil, fmt.Errorf("tcp port %d on %s: %w", t.Port(), d.Name, err)
 		}
-		t.running.Go(func() { t.accept(l) })
 		return l, nil
-	})
+	}, t.accept)
 }
 
 func (t *Listener) listen(key socketKey, index int) (*listener, error) {
-	network, address := key.wildcard("tcp", t.port)
+	network, address := key.wildcard("tcp", t.Port())
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return control(raw, func(fd int) error { return unix.BindToDevice(fd, key.device) })
 	}}
@@ -97,6 +87,8 @@ func (t *Listener) listen(key socketKey, index int) (*listener, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%T is no listener of TCP", nl), nl.Close())
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.port == 0 {
 		t.port = l.Addr().(*net.TCPAddr).AddrPort().Port()
 	}
@@ -111,10 +103,7 @@ func (t *Listener) accept(l *listener) {
 			return
 		}
 		if err != nil {
-			select {
-			case <-t.done:
-			case <-time.After(errorPause):
-			}
+			t.sockets.pause()
 			continue
 		}
 		c, why := t.admit(l, nc)
@@ -126,7 +115,7 @@ func (t *Listener) accept(l *listener) {
 		}
 		select {
 		case t.accepted <- c:
-		case <-t.done:
+		case <-t.sockets.done:
 			_ = c.Close()
 			return
 		}
@@ -162,7 +151,7 @@ func (t *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-t.accepted:
 		return c, nil
-	case <-t.done:
+	case <-t.sockets.done:
 		return nil, net.ErrClosed
 	}
 }
@@ -180,17 +169,7 @@ func (t *Listener) Port() uint16 {
 // Close closes the listeners. Connections stay.
 func (t *Listener) Close() error {
 	t.lan.remove(t)
-	t.mu.Lock()
-	if t.closed {
-		t.mu.Unlock()
-		return nil
-	}
-	t.closed = true
-	close(t.done)
-	err := t.listeners.close()
-	t.mu.Unlock()
-	t.running.Wait()
-	return err
+	return t.sockets.close()
 }
 
 // Device is that on which the connection came.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -49,12 +48,7 @@ type Socket struct {
 	groups []netip.Addr
 
 	received chan *received
-	done     chan struct{}
-	readers  sync.WaitGroup
-
-	mu     sync.Mutex
-	conns  sockets[*conn]
-	closed bool
+	sockets  sockets[*conn]
 }
 
 // conn is a socket of the kernel.
@@ -77,7 +71,7 @@ type received struct {
 func (l *LAN) Listen(port uint16, v6 bool, groups ...netip.Addr) (*Socket, error) {
 	s := &Socket{
 		lan: l, port: port, v6: v6, groups: groups,
-		received: make(chan *received), done: make(chan struct{}), conns: sockets[*conn]{},
+		received: make(chan *received), sockets: newSockets[*conn](),
 	}
 	if err := l.add(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on the LAN: %w", err), s.Close())
@@ -86,19 +80,13 @@ func (l *LAN) Listen(port uint16, v6 bool, groups ...netip.Addr) (*Socket, error
 }
 
 func (s *Socket) adjust(devices map[string]*Device) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	return s.conns.adjust(devices, s.v6, func(key socketKey, d *Device) (*conn, error) {
+	return s.sockets.adjust(devices, s.v6, func(key socketKey, d *Device) (*conn, error) {
 		c, err := s.open(key, d.Index)
 		if err != nil {
 			return nil, fmt.Errorf("udp port %d on %s: %w", s.port, d.Name, err)
 		}
-		s.readers.Go(func() { s.read(c) })
 		return c, nil
-	})
+	}, s.read)
 }
 
 // open opens a socket of a device.
@@ -200,10 +188,7 @@ func (s *Socket) read(c *conn) {
 			return
 		}
 		if err != nil {
-			select {
-			case <-s.done:
-			case <-time.After(errorPause):
-			}
+			s.sockets.pause()
 			continue
 		}
 		index, to, ok := destination(oob[:m])
@@ -222,7 +207,7 @@ func (s *Socket) read(c *conn) {
 		select {
 		case s.received <- r:
 			<-r.taken
-		case <-s.done:
+		case <-s.sockets.done:
 			return
 		}
 	}
@@ -272,7 +257,7 @@ func (s *Socket) Read(buf []byte) (Packet, error) {
 		p.Data = buf[:n]
 		r.taken <- struct{}{}
 		return p, nil
-	case <-s.done:
+	case <-s.sockets.done:
 		return Packet{}, net.ErrClosed
 	}
 }
@@ -305,9 +290,9 @@ func (s *Socket) Send(device string, to netip.AddrPort, data []byte) error {
 func isWide(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() }
 
 func (s *Socket) write(device string, from netip.Addr, to netip.AddrPort, data []byte) error {
-	s.mu.Lock()
-	c := s.conns[socketKey{device, to.Addr().Is6()}]
-	s.mu.Unlock()
+	s.sockets.mu.Lock()
+	c := s.sockets.open[socketKey{device, to.Addr().Is6()}]
+	s.sockets.mu.Unlock()
 	if c == nil {
 		return fmt.Errorf("send to %s: %s: %w", to, device, net.ErrClosed)
 	}
@@ -324,15 +309,5 @@ func (s *Socket) write(device string, from netip.Addr, to netip.AddrPort, data [
 // Close closes the sockets, and waits until nobody reads from them.
 func (s *Socket) Close() error {
 	s.lan.remove(s)
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil
-	}
-	s.closed = true
-	close(s.done)
-	err := s.conns.close()
-	s.mu.Unlock()
-	s.readers.Wait()
-	return err
+	return s.sockets.close()
 }

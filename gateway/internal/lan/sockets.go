@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // socketKey is a device and a family.
@@ -31,28 +33,46 @@ type kernelSocket interface {
 	deviceIndex() int
 }
 
-// sockets are one of each device and family.
-type sockets[S kernelSocket] map[socketKey]S
+// sockets are one of each device and family, and what reads from them.
+type sockets[S kernelSocket] struct {
+	done    chan struct{} // closed by close
+	readers sync.WaitGroup
 
-// adjust closes the sockets of devices that are gone, and opens those that are missing, of IPv6 if v6 is set.
-func (s sockets[S]) adjust(devices map[string]*Device, v6 bool, open func(key socketKey, d *Device) (S, error)) error {
-	for key, old := range s {
+	mu     sync.Mutex
+	open   map[socketKey]S
+	closed bool
+}
+
+func newSockets[S kernelSocket]() sockets[S] {
+	return sockets[S]{done: make(chan struct{}), open: map[socketKey]S{}}
+}
+
+// adjust closes the sockets of devices that are gone, and opens those that are missing, of IPv6 if v6 is set. Each is read
+// until it is closed.
+func (s *sockets[S]) adjust(devices map[string]*Device, v6 bool, open func(key socketKey, d *Device) (S, error), read func(S)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	for key, old := range s.open {
 		if d := devices[key.device]; d == nil || d.Index != old.deviceIndex() {
 			_ = old.Close() // its device is gone
-			delete(s, key)
+			delete(s.open, key)
 		}
 	}
 	var errs []error
 	for name, d := range devices {
 		for _, six := range []bool{false, true} {
 			key := socketKey{name, six}
-			if _, ok := s[key]; ok || six && !v6 {
+			if _, ok := s.open[key]; ok || six && !v6 {
 				continue
 			}
 			opened, err := open(key, d)
 			switch {
 			case err == nil:
-				s[key] = opened
+				s.open[key] = opened
+				s.readers.Go(func() { read(opened) })
 			case !six || errors.Is(err, syscall.EADDRINUSE): // else the host or the device has no IPv6
 				errs = append(errs, err)
 			}
@@ -61,10 +81,28 @@ func (s sockets[S]) adjust(devices map[string]*Device, v6 bool, open func(key so
 	return errors.Join(errs...)
 }
 
-func (s sockets[S]) close() error {
+// pause waits after an error of a socket.
+func (s *sockets[S]) pause() {
+	select {
+	case <-s.done:
+	case <-time.After(errorPause):
+	}
+}
+
+// close closes the sockets, and waits until nobody reads from them.
+func (s *sockets[S]) close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.done)
 	var errs []error
-	for _, o := range s {
+	for _, o := range s.open {
 		errs = append(errs, o.Close())
 	}
+	s.mu.Unlock()
+	s.readers.Wait()
 	return errors.Join(errs...)
 }
