@@ -93,6 +93,7 @@ func newServer(o Options) *server {
 
 // ServeHTTP checks what is the same for all requests.
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // of refusals too
 	h := w.Header()
 	h.Set("Content-Security-Policy", s.policy)
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -123,7 +124,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Connection", "close")
 		s.refuse(w, http.StatusBadRequest, api.CodeInvalid, r.Method+" has no body")
 	default:
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 		serve(w, r)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -563,6 +564,31 @@ func TestDaemonGoesMeanwhile(t *testing.T) {
 	has("it was killed again")
 	f.set(func() { f.connsErr = nil })
 	has("service-4")
+}
+
+// deadlined notes whether an answer has to be read in time.
+type deadlined struct {
+	http.ResponseWriter
+	set bool
+}
+
+func (w *deadlined) SetWriteDeadline(time.Time) error {
+	w.set = true
+	return nil
+}
+
+// A client that does not read what is refused to it keeps no connection.
+func TestRefusalsHaveDeadline(t *testing.T) {
+	s := newServer(Options{Daemon: &fake{}, Names: []string{"router"}})
+	for _, request := range [][3]string{{"GET", "evil.example", "/"}, {"GET", "router", "/nowhere"}, {"PUT", "router", "/"}, {"POST", "router", "/v1/mappings"}} {
+		r := httptest.NewRequest(request[0], request[2], nil)
+		r.Host = request[1]
+		answer := httptest.NewRecorder()
+		w := &deadlined{ResponseWriter: answer}
+		s.ServeHTTP(w, r)
+		require.GreaterOrEqual(t, answer.Code, 400, request)
+		require.True(t, w.set, request)
+	}
 }
 
 // A source has its share of connections, and gets more when it has closed some.
