@@ -31,30 +31,41 @@ func NewProgram(spec *ProgramSpec) (*Program, error) {
 	if err := spec.Instructions.Marshal(&code, byteOrder()); err != nil {
 		return nil, err
 	}
-	attr := struct {
-		kind, count       uint32
-		code, license     pointer
-		logLevel, logSize uint32
-		log               pointer
-		version, flags    uint32
-		name              [nameLen]byte
-		link, attach      uint32
-	}{
+	fd, err := load(&program{
 		kind: spec.Type, count: uint32(code.Len() / asm.InstructionSize), code: at(code.Bytes()), license: at([]byte("GPL\x00")),
 		name: name(spec.Name), attach: spec.Attach,
-	}
-	fd, err := call(unix.BPF_PROG_LOAD, &attr)
-	if err != nil && !errors.Is(err, unix.EPERM) {
-		log := make([]byte, 64<<10)
-		attr.logLevel, attr.logSize, attr.log = 1, uint32(len(log)), at(log)
-		if _, again := call(unix.BPF_PROG_LOAD, &attr); again != nil { // the log may be too long: then it is cut
-			err = refused(err, log)
-		}
-	}
+	}, func(attr *program) (int, error) { return call(unix.BPF_PROG_LOAD, attr) })
 	if err != nil {
 		return nil, err
 	}
 	return &Program{descriptor{fd}}, nil
+}
+
+// program is the attribute of BPF_PROG_LOAD.
+type program struct {
+	kind, count       uint32
+	code, license     pointer
+	logLevel, logSize uint32
+	log               pointer
+	_, _              uint32 // version and flags
+	name              [nameLen]byte
+	_, attach         uint32
+}
+
+// load loads a program, again with a log if the kernel refuses it: what was short for a moment may be
+// there then.
+func load(attr *program, call func(*program) (int, error)) (int, error) {
+	fd, err := call(attr)
+	if err == nil || errors.Is(err, unix.EPERM) {
+		return fd, err
+	}
+	log := make([]byte, 64<<10)
+	attr.logLevel, attr.logSize, attr.log = 1, uint32(len(log)), at(log)
+	fd, again := call(attr)
+	if again != nil { // the log may be too long: then it is cut
+		return 0, refused(err, log)
+	}
+	return fd, nil
 }
 
 // byteOrder is the machine's: package asm knows it by these names alone.

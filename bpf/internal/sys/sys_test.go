@@ -26,6 +26,7 @@ func TestLayout(t *testing.T) {
 	require.EqualValues(t, 32, unsafe.Sizeof(element{}))
 	require.EqualValues(t, 56, unsafe.Sizeof(many{}))
 	require.EqualValues(t, 36, unsafe.Offsetof(many{}.fd))
+	require.EqualValues(t, 68, unsafe.Offsetof(program{}.attach))
 }
 
 // The kernel writes the last field of a query beyond the size that it was given.
@@ -129,4 +130,20 @@ func TestRefused(t *testing.T) {
 	p, err := NewProgram(&ProgramSpec{Name: "x", Type: unix.BPF_PROG_TYPE_SOCKET_FILTER, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
 	require.NoError(t, err)
 	require.NoError(t, p.Close())
+}
+
+// A program that is loaded at the second attempt is not lost.
+func TestLoadAgain(t *testing.T) {
+	calls := 0
+	fd, err := load(&program{}, func(attr *program) (int, error) {
+		if calls++; calls == 1 {
+			return 0, unix.ENOMEM
+		}
+		require.NotZero(t, attr.logSize)
+		return 5, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, 5, fd)
+	_, err = load(&program{}, func(*program) (int, error) { return 0, unix.ENOMEM })
+	require.ErrorIs(t, err, unix.ENOMEM)
 }
