@@ -200,7 +200,7 @@ browser: ## the page of nftnat web in Chromium, without a window: NFTNAT_SCREENS
 	cd integration/browser && npm ci --silent --no-audit --no-fund && $(GO) mod tidy -diff && $(GO) vet ./... && NFTNAT_TEST_NETNS=require $(GO) test -count=1 ./...
 
 big-endian: ## the codecs and allocators on s390x, by emulation
-	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc ./bpf
+	GOARCH=s390x CGO_ENABLED=0 $(GO) test -exec qemu-s390x-static ./nft ./alloc ./bpf/...
 
 # Not ./proxy: it knows of sockets alone, and half of its tests are about load, with
 # which an emulated processor is not fast enough. Those of ./integration use proxies.

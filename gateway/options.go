@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -135,8 +136,22 @@ func (o *Options) fault() error {
 			return fmt.Errorf("%s is given twice", name)
 		}
 	}
+	if err := checkPage(o.Presentation); err != nil {
+		return err
+	}
 	_, err := o.rules()
 	return err
+}
+
+// checkPage checks Options.Presentation.
+func checkPage(text string) error {
+	if text == "" {
+		return nil
+	}
+	if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("%q is no URL of a page", text)
+	}
+	return nil
 }
 
 func (o *Options) rules() (lease.Rules, error) {
@@ -144,6 +159,12 @@ func (o *Options) rules() (lease.Rules, error) {
 		return lease.DefaultRules(), nil
 	}
 	return lease.ParseRules(strings.NewReader(strings.Join(o.Rules, "\n")))
+}
+
+// CheckRules checks Options.Rules.
+func CheckRules(rules []string) error {
+	_, err := (&Options{Rules: rules}).rules()
+	return err
 }
 
 // CheckRule checks a rule of Options.Rules.

@@ -95,9 +95,12 @@ func badCalls(t *testing.T, m mode, daemon int) []badCall {
 		badCall{"gateway --lan lan0 --wan far0 --external-ip x", 2, `--external-ip: "x" is no address` + helpOf("gateway")},
 		badCall{"gateway --lan lan0 --wan far0 --external-ip ::1", 2, "::1 is no IPv4 address of a host" + helpOf("gateway")},
 		badCall{"gateway --lan lan0 --wan far0 --min-lifetime 2h --max-lifetime 1h", 2, "there is no lifetime from 2h0m0s to 1h0m0s" + helpOf("gateway")},
-		badCall{"gateway --lan lan0 --wan far0 --quota -1", 2, "a quota of -1 is less than nothing" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --quota -1", 2, "--quota: -1 is less than 1" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --quota 0", 2, "--quota: 0 is less than 1" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --min-lifetime 0s", 2, "--min-lifetime and --max-lifetime: 0s is less than a second" + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --presentation-url javascript:x", 2, `"javascript:x" is no URL of a page` + helpOf("gateway")},
 		badCall{"gateway --lan lan0 --wan far0 --rules /proc/no", 2, "open /proc/no: no such file or directory"},
-		badCall{"gateway --lan lan0 --wan far0 --rules testdata/empty.yaml", 2, `line 1: invalid rule "mappings: []": it does not begin with allow or deny` + helpOf("gateway")},
+		badCall{"gateway --lan lan0 --wan far0 --rules testdata/empty.yaml", 2, `testdata/empty.yaml: line 1: invalid rule "mappings: []": it does not begin with allow or deny` + helpOf("gateway")},
 	)
 	all = append(all, badCall{"cni install --hold nosuch", 2, "--hold nosuch: own, shared or auto" + helpOf("cni install")})
 	owned := fmt.Sprintf("table nftnat is owned by pid %d (uid 0) (leave out --direct to ask its daemon)", daemon)

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -53,6 +54,13 @@ func newGateway(g *global) *cobra.Command {
 			}
 			if o.IGD, err = gateway.ParseIGD(igd); err != nil {
 				return usageError{fmt.Errorf("--igd: %w", err)}
+			}
+			// In Options, zero is the default.
+			if o.Quota < 1 {
+				return usageError{fmt.Errorf("--quota: %d is less than 1", o.Quota)}
+			}
+			if least := min(o.MinLifetime, o.MaxLifetime); least < time.Second {
+				return usageError{fmt.Errorf("--min-lifetime and --max-lifetime: %s is less than a second", least)}
 			}
 			if address != "" {
 				if o.ExternalIP, err = netip.ParseAddr(address); err != nil {
@@ -128,6 +136,9 @@ func readRules(o *gateway.Options, path string) error {
 		return usageError{err}
 	}
 	o.Rules = strings.Split(string(text), "\n")
+	if err := gateway.CheckRules(o.Rules); err != nil {
+		return usageError{fmt.Errorf("%s: %w", path, err)}
+	}
 	return nil
 }
 

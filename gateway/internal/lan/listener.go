@@ -67,7 +67,8 @@ func (t *Listener) adjust(devices map[string]*Device) error {
 	return t.sockets.adjust(devices, true, func(key socketKey, d *Device) (*listener, error) {
 		l, err := t.listen(key, d.Index)
 		if err != nil {
-			return nil, fmt.Errorf("tcp port %d on %s: %w", t.Port(), d.Name, err)
+			network, _ := key.wildcard("tcp", t.Port())
+			return nil, fmt.Errorf("%s port %d on %s: %w", network, t.Port(), d.Name, err)
 		}
 		return l, nil
 	}, t.accept)

@@ -83,7 +83,8 @@ func (s *Socket) adjust(devices map[string]*Device) error {
 	return s.sockets.adjust(devices, s.v6, func(key socketKey, d *Device) (*conn, error) {
 		c, err := s.open(key, d.Index)
 		if err != nil {
-			return nil, fmt.Errorf("udp port %d on %s: %w", s.port, d.Name, err)
+			network, _ := key.wildcard("udp", s.port)
+			return nil, fmt.Errorf("%s port %d on %s: %w", network, s.port, d.Name, err)
 		}
 		return c, nil
 	}, s.read)

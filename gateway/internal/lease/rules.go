@@ -126,7 +126,8 @@ func parseClients(text string) (p netip.Prefix, reason string) {
 func ParseRules(r io.Reader) (Rules, error) {
 	var rules Rules
 	lines := bufio.NewScanner(r)
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		text, _, _ := strings.Cut(lines.Text(), "#")
 		if strings.TrimSpace(text) == "" {
 			continue
@@ -138,7 +139,7 @@ func ParseRules(r io.Reader) (Rules, error) {
 		rules = append(rules, rule)
 	}
 	if err := lines.Err(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("line %d: %w", n, err)
 	}
 	return rules, rules.Validate()
 }
