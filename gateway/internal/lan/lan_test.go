@@ -170,7 +170,7 @@ func TestServed(t *testing.T) {
 	// The port is the gateway's alone.
 	_, err = b.Listen(5351, false)
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
-	require.EqualError(t, err, "listen on the LAN: udp port 5351 on lan0: address already in use")
+	require.EqualError(t, err, "listen on the LAN: udp4 port 5351 on lan0: address already in use")
 }
 
 func TestGroups(t *testing.T) {
