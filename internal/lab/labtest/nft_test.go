@@ -25,6 +25,9 @@ func TestSpellNFT(t *testing.T) {
 		{"\t\tmasquerade to :ip saddr . tcp sport map @m\n", "\t\tmeta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m\n"},
 		{"ct status dnat masquerade to :ip6 saddr . udp sport map @m", "ct status dnat meta nfproto ipv6 meta l4proto udp masquerade to :ip6 saddr . udp sport map @m"},
 		{"meta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m", "meta nfproto ipv4 meta l4proto tcp masquerade to :ip saddr . tcp sport map @m"},
+		{"\t\tredirect to :udp dport map @m\n", "\t\tmeta l4proto udp redirect to :udp dport map @m\n"},
+		{"\t\tredirect to :ip6 daddr . tcp dport map @m\n", "\t\tmeta nfproto ipv6 meta l4proto tcp redirect to :ip6 daddr . tcp dport map @m\n"},
+		{"\t\tmeta l4proto udp redirect to :udp dport map @m\n", "\t\tmeta l4proto udp redirect to :udp dport map @m\n"},
 	} {
 		require.Equal(t, tt.want, labtest.SpellNFT(tt.listed))
 	}
