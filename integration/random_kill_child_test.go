@@ -28,7 +28,8 @@ type notice struct {
 	End   *result    // of the operation that began last
 }
 
-// operationsPerWorker is the number of operations after which a worker kills itself.
+// operationsPerWorker is the number of operations after which a worker kills itself, unless it is
+// to be killed at a step that few of them have.
 const operationsPerWorker = 6
 
 // childWork adopts the table, waits for a byte on standard input, and makes one random
@@ -79,7 +80,11 @@ func childWork(tag, seed, step, count, file, way string) error {
 		return err
 	}
 	source := chooser{rand.New(rand.NewPCG(n, 0))}
-	for i := range operationsPerWorker {
+	operations := operationsPerWorker
+	if isOfRanges(step) {
+		operations *= 10 // few have it
+	}
+	for i := range operations {
 		if s, err = e.State(context.Background()); err != nil {
 			return err
 		}
