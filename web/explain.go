@@ -3,8 +3,6 @@
 
 package web
 
-import ()
-
 // explainPage writes what becomes of a client's packet, and a form to ask for another one.
 func (w *writer) explainPage(o *Options, proto, frontend, from, text string, failed bool) {
 	subject := "explain"
