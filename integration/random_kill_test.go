@@ -287,6 +287,9 @@ func (w *killRun) update(v *victim) {
 	w.Helper()
 	w.covered.note(v.step)
 	w.what += fmt.Sprintf("; it died at %q", v.step)
+	if v.begun != nil {
+		w.what += fmt.Sprintf(" of %+v", *v.begun)
+	}
 	for _, d := range v.done {
 		w.enter(d)
 	}

@@ -159,7 +159,11 @@ func daemons(t *testing.T, dir string) []int {
 	var pids []int
 	for _, path := range found {
 		line, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(line), "\x00serve\x00") || !strings.Contains(string(line), "\x00"+dir+"/") {
+		if err != nil || !strings.Contains(string(line), "\x00serve\x00") {
+			continue
+		}
+		of := strings.Contains(string(line), "\x00"+dir+"/")
+		if !of && (dir != defaultDirectory || strings.Contains(string(line), "\x00--socket\x00")) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
