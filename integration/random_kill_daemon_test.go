@@ -56,7 +56,7 @@ func (w *killRun) daemonRound(s *testbed, i int) {
 	found, err := s.api.State(context.Background())
 	require.NoError(w, err, w.what)
 	w.requireEqual(modelOf(found), "adopted")
-	w.requireTable(nil)
+	w.requireTable(nil, nil)
 	if damaged {
 		w.requireRules()
 	}

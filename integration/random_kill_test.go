@@ -157,7 +157,7 @@ func (w *killRun) round(i int) {
 		v.adopted = true
 		w.requireEqual(modelOf(*ready.Ready), "adopted")
 		w.requireFile()
-		w.requireTable(nil)
+		w.requireTable(nil, nil)
 		if damaged {
 			w.requireRules()
 		}
@@ -293,6 +293,7 @@ func (w *killRun) update(v *victim) {
 	for _, d := range v.done {
 		w.enter(d)
 	}
+	var replaced []string
 	notes := w.notes
 	if v.adopted {
 		notes = nil // they have been acted on
@@ -302,10 +303,10 @@ func (w *killRun) update(v *victim) {
 	if v.begun != nil && !found.equal(w.model) {
 		after, err := w.model.after(*v.begun, found)
 		require.NoError(w, err, "%s\nneither done nor undone: %+v\n%s", w.what, *v.begun, w.model.difference(found))
-		w.model, notes = after, notesBetween(before, after)
+		w.model, notes, replaced = after, notesBetween(before, after), notesOnReplaced(before, after)
 	}
 	w.requireEqual(found, "left")
-	w.requireTable(notes)
+	w.requireTable(notes, replaced)
 }
 
 // enter applies an acknowledged operation to the model, with the ports that its caller was

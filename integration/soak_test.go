@@ -144,7 +144,7 @@ func (k *soak) minute(i int, lasts time.Duration) {
 	k.awaitRepair()
 	k.requireEqual(k.read(), "in the kernel")
 	k.requireRules()
-	k.requireTable(nil)
+	k.requireTable(nil, nil)
 	k.requireSockets()
 	k.requireTraffic()
 	k.requireFlat()
