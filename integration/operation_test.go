@@ -149,13 +149,34 @@ func (c chooser) some(ms []nat.Mapping) (some []nat.Mapping) {
 	return some
 }
 
-// part returns some ports of a range whose ports stay the same, most often more than one.
-func (c chooser) part(ms []nat.Mapping) (m nat.Mapping, ok bool) {
+// ofRange chooses an operation that gives a range another backend, or publishes one if there is none.
+func (c chooser) ofRange(s nat.State, tag string) operation {
+	m, ok := c.rangeOf(s.Mappings)
+	if !ok {
+		m = nat.Mapping{
+			Proto: pick(c, []nat.Proto{nat.TCP, nat.UDP}), More: 3,
+			Frontend: netip.AddrPortFrom(netip.Addr{}, uint16(firstFrontendPort+c.IntN(frontendPorts-3))),
+			Backend:  c.backend(c.IntN(2) == 0),
+		}
+	}
+	m.Name, m.Backend = tag, netip.AddrPortFrom(c.backend(m.Backend.Addr().Is6()).Addr(), m.Frontend.Port())
+	return operation{Verb: verbReplace, Tag: tag, Mappings: []nat.Mapping{m}}
+}
+
+// rangeOf returns a range whose ports stay the same.
+func (c chooser) rangeOf(ms []nat.Mapping) (m nat.Mapping, ok bool) {
 	ms = slices.DeleteFunc(nat.Collapse(ms), func(m nat.Mapping) bool { return m.More == 0 || m.Frontend.Port() != m.Backend.Port() })
 	if len(ms) == 0 {
 		return m, false
 	}
-	m = pick(c, ms)
+	return pick(c, ms), true
+}
+
+// part returns some ports of a range whose ports stay the same, most often more than one.
+func (c chooser) part(ms []nat.Mapping) (m nat.Mapping, ok bool) {
+	if m, ok = c.rangeOf(ms); !ok {
+		return m, false
+	}
 	by := c.IntN(int(m.More) + 1)
 	return onward(m, by, c.IntN(int(m.More)-by+1)), true
 }

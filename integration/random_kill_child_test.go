@@ -82,13 +82,17 @@ func childWork(tag, seed, step, count, file, way string) error {
 	source := chooser{rand.New(rand.NewPCG(n, 0))}
 	operations := operationsPerWorker
 	if isOfRanges(step) {
-		operations *= 10 // few have it
+		operations *= 5 // the rest replace ranges
 	}
 	for i := range operations {
 		if s, err = e.State(context.Background()); err != nil {
 			return err
 		}
-		d := source.operation(s, fmt.Sprintf("%s.%d", tag, i))
+		choose := source.operation
+		if i >= operationsPerWorker {
+			choose = source.ofRange
+		}
+		d := choose(s, fmt.Sprintf("%s.%d", tag, i))
 		if err := notices.Encode(notice{Begin: &d}); err != nil {
 			return err
 		}
