@@ -46,6 +46,32 @@ func NewTopology(tb testing.TB, o lab.Options) *lab.Topology {
 	return top
 }
 
+// NewLAN is [lab.NewLAN] for a test, closed when the test ends.
+func NewLAN(tb testing.TB) *lab.LAN {
+	tb.Helper()
+	Require(tb)
+	l, err := lab.NewLAN()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return l
+}
+
+// AddMachine is [lab.LAN.Add] for a test.
+func AddMachine(tb testing.TB, l *lab.LAN, name string, number byte) *lab.NS {
+	tb.Helper()
+	n, err := l.Add(name, number)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
 // MountNS gives a namespace a name as ip-netns(8) does, so that programs find
 // it at /run/netns/NAME, which is returned. Only this process and its children
 // see it. The name is removed when the test ends.
