@@ -37,6 +37,11 @@ func waitUp(namespaces []*NS) error {
 	return nil
 }
 
+// WaitUp waits until every interface of the namespace carries packets and each of its addresses can be used, as
+// [Build] does for all. It is for a test that adds interfaces: when one is set up, its link-local address and the
+// routes of IPv6 come only later, and until then connect(2) fails at once.
+func (n *NS) WaitUp() error { return waitUp([]*NS{n}) }
+
 // until calls done, with growing pauses, until it returns true or an error.
 func until(end time.Time, what string, done func() (bool, error)) error {
 	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {

@@ -47,6 +47,7 @@ func wire(t *testing.T, name, addr string, ns *lab.NS, peer string) {
 	require.NoError(t, h.AddrReplace(far, theirs))
 	require.NoError(t, h.LinkSetUp(far))
 	require.NoError(t, h.RouteReplace(&netlink.Route{LinkIndex: far.Attrs().Index, Gw: address.IP, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}}))
+	require.NoError(t, ns.WaitUp())
 }
 
 type testbed struct {
@@ -70,6 +71,10 @@ func newTestbed(t *testing.T) *testbed {
 		cancel()
 		require.NoError(t, <-ended)
 	})
+	require.Eventually(t, func() bool {
+		d, _ := b.Device("lan0")
+		return d.Link6().IsValid()
+	}, labtest.Stretch(10*time.Second), time.Millisecond, "the link-local address of the LAN")
 	return b
 }
 
@@ -136,12 +141,8 @@ func TestServed(t *testing.T) {
 	text, err := ask(t, b.client, "udp4", "0.0.0.0:0", "192.168.77.1:5351", 0)
 	require.NoError(t, err)
 	require.Equal(t, "[hello] 192.168.77.1 lan0 from 192.168.77.1:5351", text)
-	var link netip.Addr
-	require.Eventually(t, func() bool {
-		d, _ := b.Device("lan0")
-		link = d.Link6().WithZone("")
-		return link.IsValid()
-	}, 10*time.Second, time.Millisecond)
+	d, _ := b.Device("lan0")
+	link := d.Link6().WithZone("")
 	text, err = ask(t, b.client, "udp6", "[::]:0", "["+link.String()+"%"+lab.MachineLink+"]:5351", 0)
 	require.NoError(t, err)
 	require.Contains(t, text, "[hello] "+link.String()+" lan0 from ["+link.String())
