@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,9 @@ import (
 // new flows come to all of them. No packet goes to a wrong backend or is not translated: each is
 // judged by what was right between its way out and its arrival. In the end the engine's mappings,
 // those that another engine adopts, and the kernel's elements say what a naive model says.
-// NFTNAT_RANGE_CHANGES is how many changes are made, NFTNAT_SEED what the choices begin with.
+// NFTNAT_RANGE_CHANGES is how many changes are made, NFTNAT_RANGE_BATCH how many single ports a call
+// changes at most, NFTNAT_FLOOD_RATE how many datagrams are sent in a second at most, and NFTNAT_SEED
+// what the choices begin with.
 func TestRangeFlood(t *testing.T) {
 	for name, one := range map[string]bool{"any address": false, "one address": true} {
 		t.Run(name, func(t *testing.T) {
@@ -48,20 +51,26 @@ func TestRangeFlood(t *testing.T) {
 			require.NoError(t, err)
 			f := newRangeFlood(t, top, model)
 			c := &rangeChanges{host: host, random: rand.New(rand.NewPCG(seed, 0)), model: model, flood: f}
-			for range changes {
-				require.NoError(t, c.change(t.Context(), e))
-			}
-			f.end(t)
-			t.Logf("%d changes, %d refused", changes, c.refused)
+			c.batch = labtest.Number(t, "NFTNAT_RANGE_BATCH", 16)
 
 			agrees := func(e *engine.Engine) {
 				ms, err := e.Mappings(t.Context())
 				require.NoError(t, err)
 				require.NoError(t, model.compare(mappedPorts(ms)))
+				dump := dumpRanges(t, top.Host, one)
+				require.NoError(t, model.compare(dump.leads))
 			}
+			for compared := 0; c.made < changes; {
+				require.NoError(t, c.change(t.Context(), e, changes-c.made))
+				if c.made-compared >= 1000 {
+					compared = c.made
+					agrees(e)
+				}
+			}
+			f.end(t)
+			t.Logf("%d changes in %d calls, %d of them refused", c.made, c.calls, c.refused)
+
 			agrees(e)
-			dump := dumpRanges(t, top.Host, one)
-			require.NoError(t, model.compare(dump.leads))
 			require.NoError(t, e.Close())
 			agrees(open(t, top.Host, engine.Options{}))
 		})
@@ -87,7 +96,7 @@ func TestReplaceFlood(t *testing.T) {
 			require.NoError(t, err)
 			model.end(port, port, toSecond)
 			f := newRangeFlood(t, top, model)
-			f.aim(port, port)
+			f.aim(portRange{port, port})
 			for i := range replacements {
 				to := []leads{toFirst, toSecond}[i%2]
 				model.begin(port, port, to)
@@ -125,59 +134,102 @@ type rangeChanges struct {
 	random *rand.Rand
 	model  *rangeModel
 	flood  *rangeFlood
+	batch  int // how many single ports a call changes at most
 
-	refused int
+	made, calls, refused int
 }
 
-// change changes what some ports lead to: most often one, seldom hundreds, now and then all.
-func (c *rangeChanges) change(ctx context.Context, e *engine.Engine) error {
-	width, to := 1, []leads{toSecond, toSecond, toShifted, nowhere, nowhere, toFirst, toFirst}[c.random.IntN(7)]
+// portRange is the ports from first to last.
+type portRange struct{ first, last int }
+
+// change makes one call, of at most so many changes. It changes what some ports lead to: most often
+// one or some single ones, seldom hundreds in a row, now and then all.
+func (c *rangeChanges) change(ctx context.Context, e *engine.Engine, most int) error {
+	changed, to := c.choose(most)
+	c.flood.aim(changed...)
+	ms := make([]nat.Mapping, len(changed))
+	for i, r := range changed {
+		c.model.begin(r.first, r.last, to[i])
+		ms[i] = floodMapping(c.host, r.first, r.last, to[i])
+	}
+	var err error
+	if to[0] == nowhere {
+		_, err = e.Remove(ctx, nat.Removal{Mappings: ms})
+	} else {
+		_, err = e.Publish(ctx, nat.PublishOptions{Replace: true}, ms...)
+	}
+	c.calls++
+	c.made += len(changed)
+	// A range is not cut into more than there may be.
+	refused := (*nat.RangesError)(nil)
+	if errors.As(err, &refused) {
+		c.refused += len(changed)
+		err = nil
+	} else {
+		refused = nil
+	}
+	for i, r := range changed {
+		if refused != nil {
+			c.model.undo(r.first, r.last)
+		} else {
+			c.model.end(r.first, r.last, to[i])
+		}
+	}
+	return err
+}
+
+// choose chooses the ports of a call, and where they are to lead: all nowhere, or none.
+func (c *rangeChanges) choose(most int) ([]portRange, []leads) {
+	const all = floodLast - floodFirst + 1
+	width, count := 1, 1
 	switch n := c.random.IntN(100); {
 	case n < 2:
-		width, to = floodLast-floodFirst+1, []leads{toFirst, toSecond}[c.random.IntN(2)]
+		width = all
 	case n < 8:
 		width = 257 + c.random.IntN(3000)
 	case n < 20:
 		width = 2 + c.random.IntN(250)
+	case n < 60:
+		count = min(1+c.random.IntN(c.batch), most)
 	}
-	if to == toShifted {
-		width = min(width, 50)
-	}
-	first := floodFirst + c.random.IntN(floodLast-floodFirst+2-width)
-	if a, b := c.flood.hotPorts(); width == 1 && b == a && c.random.IntN(2) == 0 {
-		first = a // back and forth
-	}
-	last := first + width - 1
-	if to == nowhere {
-		for port := first; port <= last; port++ {
-			if c.model.leads(port) == nowhere {
-				to = toFirst // what is not published cannot be removed
-				break
+	remove := width < all && c.random.IntN(7) < 2
+	var ports []portRange
+	var to []leads
+	for range count {
+		l, w := []leads{toFirst, toSecond, toShifted}[c.random.IntN(3)], width
+		switch {
+		case remove:
+			l = nowhere
+		case width == all:
+			l = []leads{toFirst, toSecond}[c.random.IntN(2)]
+		case l == toShifted:
+			w = min(w, 50)
+		}
+		first := floodFirst + c.random.IntN(all+1-w)
+		if hot := c.flood.hotPorts(); w == 1 && c.random.IntN(2) == 0 {
+			if r := hot[c.random.IntN(len(hot))]; r.first == r.last {
+				first = r.first // back and forth
 			}
 		}
+		r := portRange{first, first + w - 1}
+		if remove && !c.model.published(r) { // what is not published cannot be removed
+			if len(ports) != 0 {
+				continue
+			}
+			remove, l = false, toFirst
+		}
+		if !slices.Contains(ports, r) {
+			ports, to = append(ports, r), append(to, l)
+		}
 	}
-	c.flood.aim(first, last)
-	c.model.begin(first, last, to)
-	var err error
-	if to == nowhere {
-		_, err = e.Remove(ctx, nat.Removal{Mappings: []nat.Mapping{floodMapping(c.host, first, last, to)}})
-	} else {
-		_, err = e.Publish(ctx, nat.PublishOptions{Replace: true}, floodMapping(c.host, first, last, to))
-	}
-	// A range is not cut into more than there may be.
-	if refused := (*nat.RangesError)(nil); errors.As(err, &refused) {
-		c.refused++
-		c.model.undo(first, last)
-		return nil
-	}
-	c.model.end(first, last, to)
-	return err
+	return ports, to
 }
 
 // rangeFlood sends datagrams of new flows, and judges where they arrive.
 type rangeFlood struct {
 	model *rangeModel
-	hot   atomic.Uint64 // the ports that half of the datagrams go to
+	hot   atomic.Pointer[[]portRange] // the ports that half of the datagrams go to
+	pause time.Duration               // between two datagrams
 
 	stop       chan struct{}
 	sender     sync.WaitGroup
@@ -202,7 +254,10 @@ const (
 func newRangeFlood(t *testing.T, top *lab.Topology, model *rangeModel) *rangeFlood {
 	t.Helper()
 	f := &rangeFlood{model: model, stop: make(chan struct{})}
-	f.aim(floodFirst, floodFirst)
+	if rate := labtest.Number(t, "NFTNAT_FLOOD_RATE", 0); rate != 0 {
+		f.pause = time.Second / time.Duration(rate)
+	}
+	f.aim(portRange{floodFirst, floodFirst})
 	// A flow is one datagram; what it takes of connection tracking is given back at once. Nobody
 	// hears of a port that is closed.
 	require.NoError(t, top.Host.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "1"))
@@ -233,12 +288,9 @@ func newRangeFlood(t *testing.T, top *lab.Topology, model *rangeModel) *rangeFlo
 }
 
 // aim has half of the datagrams go to some ports, and those next to them.
-func (f *rangeFlood) aim(first, last int) { f.hot.Store(uint64(first)<<32 | uint64(last)) }
+func (f *rangeFlood) aim(ports ...portRange) { f.hot.Store(&ports) }
 
-func (f *rangeFlood) hotPorts() (first, last int) {
-	hot := f.hot.Load()
-	return int(hot >> 32), int(uint32(hot))
-}
+func (f *rangeFlood) hotPorts() []portRange { return *f.hot.Load() }
 
 // send sends as many datagrams as arrive. Each is from another address and port, and says which
 // port it goes to and when it left.
@@ -246,6 +298,7 @@ func (f *rangeFlood) send(fd int, host netip.Addr) {
 	to := &unix.SockaddrInet4{Addr: host.As4()}
 	random := rand.New(rand.NewPCG(1, 2))
 	given := int64(0) // up for lost
+	next := time.Now()
 	for n := 0; ; n++ {
 		select {
 		case <-f.stop:
@@ -257,10 +310,15 @@ func (f *rangeFlood) send(fd int, host netip.Addr) {
 				given = f.sent.Load() - f.came.Load()
 			}
 		}
+		if f.pause != 0 {
+			next = next.Add(f.pause)
+			time.Sleep(time.Until(next))
+		}
 		port := floodFirst + random.IntN(floodLast-floodFirst+1)
 		if n%2 == 0 {
-			first, last := f.hotPorts()
-			port = min(max(first-1+random.IntN(last-first+3), floodFirst), floodLast)
+			hot := f.hotPorts()
+			r := hot[random.IntN(len(hot))]
+			port = min(max(r.first-1+random.IntN(r.last-r.first+3), floodFirst), floodLast)
 		}
 		if unix.Sendto(fd, floodPacket(n, port, host, f.model.now.Load()), 0, to) == nil {
 			f.sent.Add(1)

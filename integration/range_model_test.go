@@ -108,6 +108,18 @@ func (m *rangeModel) leads(port int) leads {
 	return m.last(port)
 }
 
+// published reports whether all ports lead somewhere.
+func (m *rangeModel) published(r portRange) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for port := r.first; port <= r.last; port++ {
+		if m.last(port) == nowhere {
+			return false
+		}
+	}
+	return true
+}
+
 // allowed is where a packet may have come that was sent after a time; false if that is too
 // long ago.
 func (m *rangeModel) allowed(port int, since uint64) (all leads, known bool) {
