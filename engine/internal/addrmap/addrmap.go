@@ -5,6 +5,7 @@ package addrmap
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -12,36 +13,49 @@ import (
 // Map is a map by addresses. The zero value is empty. Like a Go map, copies of it that was
 // written to share what they hold.
 type Map[V any] struct {
-	four   map[uint32]V // of IPv4
+	four   *pages[V] // of IPv4; nil: none was set
 	others map[netip.Addr]V
 }
 
-// Grow makes room for addresses in a map that is empty.
-func (m *Map[V]) Grow(addrs []netip.Addr) {
-	four := 0
-	for i := range addrs {
-		if addrs[i].Is4() {
-			four++
-		}
-	}
-	m.four = make(map[uint32]V, four)
-	m.others = make(map[netip.Addr]V, len(addrs)-four)
+// pages has pages by all but the last bits of their addresses.
+type pages[V any] struct {
+	pages map[uint32]*page[V]
+	count int // of addresses
 }
 
-// keyOf returns the key of an IPv4 address.
-func keyOf(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
+// page has the values of up to 64 addresses in a row, in their order.
+type page[V any] struct {
+	has    uint64 // a bit for each address
+	values []V
 }
+
+const pageBits = 6
+
+// place returns the key of the page of an IPv4 address, and its bit there.
+func place(a netip.Addr) (key uint32, bit uint64) {
+	b := a.As4()
+	n := binary.BigEndian.Uint32(b[:])
+	return n >> pageBits, 1 << (n % (1 << pageBits))
+}
+
+// before returns how many addresses of the page are before that of a bit.
+func (p *page[V]) before(bit uint64) int { return bits.OnesCount64(p.has & (bit - 1)) }
 
 // Get returns the value of an address; ok is false if there is none.
 func (m Map[V]) Get(a netip.Addr) (v V, ok bool) {
-	if a.Is4() {
-		v, ok = m.four[keyOf(a)]
-	} else {
+	if !a.Is4() {
 		v, ok = m.others[a]
+		return v, ok
 	}
-	return v, ok
+	if m.four == nil {
+		return v, false
+	}
+	key, bit := place(a)
+	p := m.four.pages[key]
+	if p == nil || p.has&bit == 0 {
+		return v, false
+	}
+	return p.values[p.before(bit)], true
 }
 
 // Of returns the value of an address, or the zero value.
@@ -52,40 +66,71 @@ func (m Map[V]) Of(a netip.Addr) V {
 
 // Set sets the value of an address.
 func (m *Map[V]) Set(a netip.Addr, v V) {
-	switch {
-	case !a.Is4():
+	if !a.Is4() {
 		if m.others == nil {
 			m.others = map[netip.Addr]V{}
 		}
 		m.others[a] = v
-	default:
-		if m.four == nil {
-			m.four = map[uint32]V{}
-		}
-		m.four[keyOf(a)] = v
+		return
 	}
+	if m.four == nil {
+		m.four = &pages[V]{pages: map[uint32]*page[V]{}}
+	}
+	key, bit := place(a)
+	p := m.four.pages[key]
+	if p == nil {
+		p = &page[V]{}
+		m.four.pages[key] = p
+	}
+	i := p.before(bit)
+	if p.has&bit != 0 {
+		p.values[i] = v
+		return
+	}
+	p.has |= bit
+	p.values = slices.Insert(p.values, i, v)
+	m.four.count++
 }
 
 // Delete removes an address.
 func (m Map[V]) Delete(a netip.Addr) {
-	if a.Is4() {
-		delete(m.four, keyOf(a))
-	} else {
+	if !a.Is4() {
 		delete(m.others, a)
+		return
+	}
+	if m.four == nil {
+		return
+	}
+	key, bit := place(a)
+	p := m.four.pages[key]
+	if p == nil || p.has&bit == 0 {
+		return
+	}
+	i := p.before(bit)
+	p.values = slices.Delete(p.values, i, i+1)
+	p.has &^= bit
+	m.four.count--
+	if p.has == 0 {
+		delete(m.four.pages, key)
 	}
 }
 
 // Len returns how many addresses there are.
-func (m Map[V]) Len() int { return len(m.four) + len(m.others) }
+func (m Map[V]) Len() int {
+	if m.four == nil {
+		return len(m.others)
+	}
+	return m.four.count + len(m.others)
+}
 
 // All yields the addresses and their values, in no order. As of a Go map, those that are visited
 // may be deleted meanwhile.
 func (m Map[V]) All(yield func(netip.Addr, V) bool) {
-	for key, v := range m.four {
-		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], key)
-		if !yield(netip.AddrFrom4(b), v) {
-			return
+	if m.four != nil {
+		for key, p := range m.four.pages {
+			if !p.all(key, yield) {
+				return
+			}
 		}
 	}
 	for a, v := range m.others {
@@ -93,6 +138,22 @@ func (m Map[V]) All(yield func(netip.Addr, V) bool) {
 			return
 		}
 	}
+}
+
+// all yields those of a page, by its key. It reports whether more are wanted.
+func (p *page[V]) all(key uint32, yield func(netip.Addr, V) bool) bool {
+	for left := p.has; left != 0; left &= left - 1 {
+		bit := left & -left
+		if p.has&bit == 0 {
+			continue // deleted meanwhile
+		}
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], key<<pageBits|uint32(bits.TrailingZeros64(bit)))
+		if !yield(netip.AddrFrom4(b), p.values[p.before(bit)]) {
+			return false
+		}
+	}
+	return true
 }
 
 // Addrs returns the addresses, in no order.

@@ -42,7 +42,6 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (found RouteMap, err error) {
 	if err != nil {
 		return RouteMap{}, err
 	}
-	found.Grow(addrs)
 	for _, a := range addrs {
 		found.Set(a, answers.Map.Of(asked[rs.of(a)]))
 	}
