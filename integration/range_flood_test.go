@@ -62,7 +62,7 @@ func TestRangeFlood(t *testing.T) {
 			}
 			for compared := 0; c.made < changes; {
 				require.NoError(t, c.change(t.Context(), e, changes-c.made))
-				if c.made-compared >= 1000 {
+				if c.made-compared >= max(1000, changes/20) {
 					compared = c.made
 					agrees(e)
 				}
