@@ -39,14 +39,16 @@ const (
 // [*nat.TakenError] or [*nat.HeldError]; see [Problem]. A call whose context has no
 // deadline ends after 2 minutes. If the context is done after the request was sent, the
 // change may have been made or not.
-type Client struct {
-	path string
-}
+type Client struct{ path, agent string }
 
 // NewClient returns a client of the server whose socket is at path. It connects with
 // each call; the call returns ErrNoServer if no server listens there, and
 // fs.ErrPermission if the client may not use the socket.
 func NewClient(path string) *Client { return &Client{path: path} }
+
+// As returns a client that calls itself agent, such as [GatewayAgent]. A daemon logs changes of a gateway, which
+// anybody in a LAN may cause, once a second at most.
+func (c *Client) As(agent string) *Client { return &Client{c.path, agent} }
 
 // Path is where the client asks.
 func (c *Client) Path() string { return c.path }
@@ -395,7 +397,11 @@ func (c *Client) send(ctx context.Context, method, path string, doc any) (*http.
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, err)
 	}
-	resp, err := unixhttp.Do(ctx, nc, method, path, body)
+	var fields []string
+	if c.agent != "" {
+		fields = append(fields, "User-Agent: "+c.agent)
+	}
+	resp, err := unixhttp.Do(ctx, nc, method, path, body, fields...)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", c.path, cause(err))
 	}

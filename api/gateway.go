@@ -6,8 +6,17 @@ package api
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 )
+
+// GatewayAgent is what a gateway calls itself when it asks a daemon; see [Client.As].
+const GatewayAgent = "nftnat-gateway"
+
+// IsLease reports whether a mapping with this name is a gateway's lease.
+func IsLease(name string) bool {
+	return name == "pmp" || strings.HasPrefix(name, "pcp:") || strings.HasPrefix(name, "igd:")
+}
 
 // Gateway is how a gateway is, and what leases its clients have: the document of GET /v1/gateway
 // on the gateway's own socket.

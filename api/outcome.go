@@ -40,6 +40,8 @@ type Outcome struct {
 	// is in another PID namespace. Both are 0 for a request that came over no socket.
 	PID int
 	UID int
+	// Agent is what the client calls itself (User-Agent); empty: nothing.
+	Agent string
 	// Name is of the endpoint or network that the change is about. Empty: it is about none,
 	// or the request could not be read.
 	Name string
@@ -53,6 +55,8 @@ type Outcome struct {
 	Changes []nat.Change
 	// Unchanged is whether all that was asked for was there already.
 	Unchanged bool
+	// Renewed is whether nothing else was changed than ends of mappings, by OpPublish or OpReplace.
+	Renewed bool
 	// Code says why the change was refused, and Err in which words. Empty and nil: it was made.
 	Code Code
 	Err  error
@@ -67,6 +71,7 @@ func (h *handler) outcome(c *call, o Outcome, err error) {
 	if c.conn != nil {
 		o.PID, o.UID = int(c.conn.client.pid), int(c.conn.client.uid)
 	}
+	o.Agent = c.UserAgent()
 	if err != nil {
 		o.Code, o.Err = problemOf(err).Code, err
 	}
@@ -79,7 +84,7 @@ func change[T any](h *handler, c *call, o Outcome, f func() (T, error), made fun
 	result, err := f()
 	if err == nil {
 		made(&o, result)
-		o.Unchanged = c.report.Unchanged
+		o.Unchanged, o.Renewed = c.report.Unchanged, c.report.Renewed
 	}
 	h.outcome(c, o, err)
 	return result, err

@@ -57,7 +57,7 @@ func TestOutcomes(t *testing.T) {
 			continue
 		}
 		require.Len(t, told, 1, "%s %s", x.method, x.target)
-		x.want.PID, x.want.UID = os.Getpid(), os.Getuid()
+		x.want.PID, x.want.UID, x.want.Agent = os.Getpid(), os.Getuid(), "Go-http-client/1.1"
 		if x.want.Code != "" {
 			require.Error(t, told[0].Err)
 		}
@@ -72,4 +72,16 @@ func TestOutcomes(t *testing.T) {
 func named(m nat.Mapping, name string) nat.Mapping {
 	m.Name = name
 	return m
+}
+
+// A client calls itself what it was told to.
+func TestAgent(t *testing.T) {
+	var told Outcome
+	s := start(t, Options{Engine: newFake(), Decode: decodeNothing, Changed: func(o Outcome) { told = o }}, defaultLimits())
+	_, err := NewClient(s.path).As(GatewayAgent).Publish(t.Context(), nat.PublishOptions{}, parse(t, "81->172.17.0.2:80"))
+	require.NoError(t, err)
+	require.Equal(t, GatewayAgent, told.Agent)
+	_, err = NewClient(s.path).Publish(t.Context(), nat.PublishOptions{}, parse(t, "82->172.17.0.2:80"))
+	require.NoError(t, err)
+	require.Empty(t, told.Agent)
 }

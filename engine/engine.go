@@ -23,6 +23,7 @@ import (
 	"github.com/nftnat/nftnat/engine/internal/rivals"
 	"github.com/nftnat/nftnat/engine/internal/schema"
 	"github.com/nftnat/nftnat/engine/internal/table"
+	"github.com/nftnat/nftnat/internal/logbound"
 	"github.com/nftnat/nftnat/internal/order"
 	"github.com/nftnat/nftnat/nat"
 	"github.com/nftnat/nftnat/nft"
@@ -158,7 +159,8 @@ func newEngine(opts Options) *Engine {
 	c.listConnections = func(at hostnet.PortRange, f func(hostnet.Connection)) error {
 		return hostnet.Connections(c.namespace, at, f)
 	}
-	c.hairpins = hairpin.New(hairpinHost{c}, c.log)
+	// What has ports published, and again, makes the same lines each time.
+	c.hairpins = hairpin.New(hairpinHost{c}, slog.New(noteHandler{logbound.Repeated(opts.Log.Handler()), &c.noted}))
 	c.holder = portholder.New(portholder.Options{})
 	c.table = table.New(table.Config{
 		Rules:        schema.Ruleset(opts.Table),

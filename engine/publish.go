@@ -136,7 +136,9 @@ func (e *core) publishChosen(ctx context.Context, ms []nat.Mapping, c change, ho
 		e.unchanged(true)
 		err = e.confirm()
 	default:
-		err = e.commit(ctx, c)
+		if err = e.commit(ctx, c); err == nil {
+			e.renewed(&c)
+		}
 	}
 	if err != nil {
 		e.reserved.Release(c.Added)

@@ -6,10 +6,12 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/engine/internal/table"
 	"github.com/nftnat/nftnat/nat"
 )
@@ -19,6 +21,15 @@ func (e *core) unchanged(is bool) {
 	if r := e.noted.Load(); r != nil {
 		r.Unchanged = is
 	}
+}
+
+// renewed notes in the report that a call changes nothing but ends.
+func (e *core) renewed(c *change) {
+	r := e.noted.Load()
+	if r == nil || c.LenAfter() != len(c.Moved) || len(c.Removed) != 0 || !c.ipamDiff.Empty() {
+		return
+	}
+	r.Renewed = !slices.ContainsFunc(c.Moved, func(m portset.Move) bool { return !m.From.SameButEnd(m.To) })
 }
 
 // confirm returns table.ErrConflict if other programs may have changed the table since it

@@ -71,7 +71,7 @@ func (s *server) open() (err error) {
 	if err != nil {
 		return err
 	}
-	client := api.NewClient(s.Daemon)
+	client := api.NewClient(s.Daemon).As(api.GatewayAgent)
 	s.leases = lease.New(lease.Options{
 		Daemon: client, Rules: rules, Log: s.log,
 		Created: func(ctx context.Context) (int64, error) {

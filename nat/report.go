@@ -10,6 +10,9 @@ import "context"
 type Report struct {
 	// Unchanged is true if nothing had to be done.
 	Unchanged bool
+	// Renewed is true if nothing else than ends of mappings had to be changed. It is not passed on by
+	// clients of a daemon.
+	Renewed bool
 	// Notes are the lines that the engine logged meanwhile, from [log/slog.LevelInfo] on:
 	// changes of the host other than the table, and problems that are no error. For example
 	// "turned on forwarding: sysctl=net/ipv4/ip_forward was=0 is=1".

@@ -5,11 +5,13 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"sync"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/engine"
+	"github.com/nftnat/nftnat/internal/logbound"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -21,6 +23,9 @@ const mostLines = 100
 // at the same time.
 type changeLog struct {
 	log *slog.Logger
+	// leases are the lines on leases of a gateway, which anybody in its LAN may cause. All others are
+	// operators' own doing, and are never left out.
+	leases *logbound.Lines
 
 	mu sync.Mutex
 	// made and refused count changes that clients asked for.
@@ -36,7 +41,7 @@ type refusal struct {
 
 func newChangeLog(log *slog.Logger) *changeLog {
 	return &changeLog{
-		log: log, made: map[api.Operation]int{}, refused: map[refusal]int{},
+		log: log, leases: logbound.New(log, "more leases were published, unpublished or have expired"), made: map[api.Operation]int{}, refused: map[refusal]int{},
 	}
 }
 
@@ -55,6 +60,10 @@ func (l *changeLog) outcome(o api.Outcome) {
 	log := l.log.With(addText([]any{"uid", o.UID, "pid", o.PID}, "name", o.Name)...)
 	if o.Err != nil {
 		log.Debug("refused", "operation", o.Operation, "reason", o.Code, "error", o.Err)
+		return
+	}
+	if o.Agent == api.GatewayAgent {
+		l.logLeases(log, o)
 		return
 	}
 	switch o.Operation {
@@ -82,8 +91,39 @@ func (l *changeLog) outcome(o api.Outcome) {
 // event logs an expiry, which no client asked for. The engine logs what it does to follow the
 // host.
 func (l *changeLog) event(ev nat.Event) {
-	if ev.Kind == nat.EventExpired {
-		logMappings(l.log, "expired", ev.Mappings, true)
+	if ev.Kind != nat.EventExpired {
+		return
+	}
+	var others []nat.Mapping
+	for _, m := range ev.Mappings {
+		if api.IsLease(m.Name) {
+			l.logLease(l.log, "expired", m)
+		} else {
+			others = append(others, m)
+		}
+	}
+	logMappings(l.log, "expired", others, true)
+}
+
+// logLeases logs what a gateway has changed. That a client still wants what it has is no news.
+func (l *changeLog) logLeases(log *slog.Logger, o api.Outcome) {
+	what := map[api.Operation]string{api.OpPublish: "published", api.OpReplace: "replaced", api.OpUnpublish: "unpublished"}[o.Operation]
+	for _, m := range o.Mappings {
+		if o.Renewed {
+			logLine(log, slog.LevelDebug, "renewed", m)
+		} else {
+			l.logLease(log, what, m)
+		}
+	}
+}
+
+func (l *changeLog) logLease(log *slog.Logger, what string, m nat.Mapping) {
+	logLine(log, l.leases.Level(), what, m)
+}
+
+func logLine(log *slog.Logger, level slog.Level, what string, m nat.Mapping) {
+	if log.Enabled(context.Background(), level) {
+		log.Log(context.Background(), level, what, "name", m.Name, "mapping", m.String())
 	}
 }
 

@@ -5,11 +5,15 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -27,12 +31,14 @@ func mapped(t *testing.T, name, text string) nat.Mapping {
 
 // logTo writes lines without their time and level.
 func logTo(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: withoutTime}))
+}
+
+func withoutTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 func TestChangeLog(t *testing.T) {
@@ -94,4 +100,38 @@ func TestChangeLogIsBounded(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(told.String(), "\n"), "\n")
 	require.Len(t, lines, mostLines+1)
 	require.Equal(t, "msg=published uid=0 pid=0 total=60000 not_listed=59900", lines[mostLines])
+}
+
+// Of a gateway's leases, which anybody in a LAN may cause, one line a second is logged, and renewals are not.
+// What others do at the same time is logged all the same.
+func TestChangeLogOfLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told bytes.Buffer
+		l := newChangeLog(slog.New(slog.NewTextHandler(&told, &slog.HandlerOptions{ReplaceAttr: withoutTime})))
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { l.leases.Run(ctx) })
+		lease := []nat.Mapping{mapped(t, "pmp", "8000->192.168.1.2:8000")}
+		web := []nat.Mapping{mapped(t, "pmp", "8080->172.17.0.2:80")}
+		for range 50 {
+			l.outcome(api.Outcome{Operation: api.OpPublish, Agent: api.GatewayAgent, Mappings: lease, UID: 790, PID: 5})
+			l.outcome(api.Outcome{Operation: api.OpPublish, Agent: api.GatewayAgent, Mappings: lease, Renewed: true})
+			l.outcome(api.Outcome{Operation: api.OpUnpublish, Agent: api.GatewayAgent, Mappings: lease})
+			l.event(nat.Event{Kind: nat.EventExpired, Mappings: lease})
+		}
+		l.outcome(api.Outcome{Operation: api.OpPublish, Mappings: web, PID: 6})
+		l.outcome(api.Outcome{Operation: api.OpPublish, Mappings: web, PID: 7, Renewed: true})
+		l.event(nat.Event{Kind: nat.EventExpired, Mappings: []nat.Mapping{lease[0], mapped(t, "web", "8080->172.17.0.2:80")}})
+		time.Sleep(10 * time.Second)
+		l.outcome(api.Outcome{Operation: api.OpReplace, Agent: api.GatewayAgent, Mappings: lease, UID: 790, PID: 5})
+		cancel()
+		running.Wait()
+		require.Equal(t, `msg=published uid=790 pid=5 name=pmp mapping=8000->192.168.1.2:8000
+msg=published uid=0 pid=6 name=pmp mapping=8080->172.17.0.2:80
+msg=published uid=0 pid=7 name=pmp mapping=8080->172.17.0.2:80
+msg=expired name=web mapping=8080->172.17.0.2:80
+msg="more leases were published, unpublished or have expired" not_listed=150
+msg=replaced uid=790 pid=5 name=pmp mapping=8000->192.168.1.2:8000
+`, told.String())
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
@@ -113,6 +114,11 @@ func warnings(st engine.Status) []string {
 
 // logEvents logs what happens to what is published, until the context is done.
 func (s *server) logEvents(ctx context.Context) error {
+	var counting sync.WaitGroup
+	defer counting.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	counting.Go(func() { s.changes.leases.Run(ctx) })
 	for ev := range s.engine.Events(ctx) {
 		s.changes.event(ev)
 	}

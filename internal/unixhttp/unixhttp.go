@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// Do sends a request with a document of JSON, unless that is nil, and returns the answer. The
+// Do sends a request with a document of JSON, unless that is nil, and fields of its header, and returns the answer. The
 // connection ends with its body, which the caller closes, or with an error. When ctx is done, the error
 // is that of ctx, also of reading the body.
-func Do(ctx context.Context, nc net.Conn, method, path string, doc []byte) (*http.Response, error) {
+func Do(ctx context.Context, nc net.Conn, method, path string, doc []byte, fields ...string) (*http.Response, error) {
 	b := &body{nc: nc, ctx: ctx}
 	b.stop = context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
-	fields := []string{"Connection: close"}
+	fields = append(fields, "Connection: close")
 	if doc != nil {
 		fields = append(fields, "Content-Type: application/json", "Content-Length: "+strconv.Itoa(len(doc)))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nftnat/nftnat/internal/logbound"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -35,7 +36,7 @@ type Leases struct {
 	asked   map[netip.Addr]int       // new leases that clients are about to get
 	waiters map[slot]*waiter         // what is to be seen in the events
 	refused refusals
-	logged  time.Time
+	lines   *logbound.Lines // on refusals
 
 	address      netip.Addr // zero: none
 	addressSince int64      // seconds of boottime
@@ -65,6 +66,7 @@ func New(o Options) *Leases {
 	if l.boottime == nil {
 		l.boottime = boottime
 	}
+	l.lines = logbound.New(l.log, "more requests were refused")
 	l.started = l.now()
 	return l
 }
@@ -81,6 +83,7 @@ func boottime() int64 {
 func (l *Leases) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { l.follow(ctx) })
+	running.Go(func() { l.lines.Run(ctx) })
 	l.send(ctx)
 	running.Wait()
 	return nil

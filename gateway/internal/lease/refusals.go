@@ -4,6 +4,7 @@
 package lease
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"time"
@@ -50,11 +51,7 @@ func (l *Leases) Refuse(kind Kind, client netip.Addr, request, reason string) {
 	now := l.now()
 	r := Refusal{Kind: kind, Client: client, Request: request[:min(len(request), maxWords)], Reason: reason[:min(len(reason), 2*maxWords)], Time: now, Count: 1}
 	l.refused.add(r)
-	if now.Sub(l.logged) < time.Second && !now.Before(l.logged) {
-		return
-	}
-	l.logged = now
-	l.log.Info("refused", "by", kind, "client", client, "request", r.Request, "reason", r.Reason)
+	l.log.Log(context.Background(), l.lines.Level(), "refused", "by", kind, "client", client, "request", r.Request, "reason", r.Reason)
 }
 
 // Refusals returns the last refusals, the newest first.
