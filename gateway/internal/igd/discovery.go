@@ -20,7 +20,7 @@ const (
 	maxFactor  = 3       // times the size of the question
 	maxRate    = 4 << 10 // bytes a second to a source
 	maxSources = 1024    // that are answered in a second
-	maxPending = 256     // answers that wait for their time
+	maxPending = 1024    // answers that wait for their time
 	// firstPause separates the two announcements at start.
 	firstPause = 500 * time.Millisecond
 	// afterChange is how long after a change of the LAN its devices are announced: changes

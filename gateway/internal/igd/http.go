@@ -22,6 +22,7 @@ const (
 // ServeHTTP answers a client: descriptions, control and events.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header()["Server"] = []string{product}
+	w.Header().Set("Connection", "close") // others may wait for it, and who has got an answer seldom asks again at once
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		http.Error(w, "no address", http.StatusBadRequest)

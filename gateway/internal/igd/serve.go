@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	maxConns = 64 // as many as the LAN gives, few of each host
+	maxConns = 64 // of which a host has few; others wait in the kernel's queues
 	// timeout is how long a client may take for a header, a body, and the answer.
 	timeout = 5 * time.Second
 	// goodbye is how long requests under way may take at the end.

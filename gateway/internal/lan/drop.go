@@ -15,7 +15,7 @@ const (
 	dropOffLink          // its source is not on link there
 	dropDestination      // it was sent to another address
 	dropRate             // its source sends too much
-	dropFull             // there are too many connections
+	dropFull             // its source has too many connections
 	dropReasons
 )
 

@@ -15,13 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many connections there may be at once, and of one source.
-const (
-	maxConns          = 64
-	maxConnsOfASource = 8
-)
+// maxConnsOfASource is how many connections of a source there may be at once. Further ones are reset.
+const maxConnsOfASource = 8
 
-// Listener accepts connections over TCP from all devices of a LAN, of both families.
+// Listener accepts connections over TCP from all devices of a LAN, of both families. How many there may be at once is up to
+// whoever accepts them: others wait in the kernel's queues.
 type Listener struct {
 	lan      *LAN
 	accepted chan *Conn
@@ -30,7 +28,6 @@ type Listener struct {
 	mu    sync.Mutex
 	port  uint16
 	conns map[netip.Addr]int // by their sources
-	open  int
 }
 
 // listener is that of a device.
@@ -123,7 +120,7 @@ func (t *Listener) accept(l *listener) {
 	}
 }
 
-// admit makes a Conn of a connection, unless it is not for this host, or there are too many.
+// admit makes a Conn of a connection, unless it is not for this host, or its source has too many.
 func (t *Listener) admit(l *listener, nc *net.TCPConn) (*Conn, drop) {
 	from, to := addrOf(nc.RemoteAddr()), addrOf(nc.LocalAddr())
 	if why := t.lan.check(l.device, l.index, from, to, nil); why != dropNone {
@@ -131,10 +128,9 @@ func (t *Listener) admit(l *listener, nc *net.TCPConn) (*Conn, drop) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open == maxConns || t.conns[from] == maxConnsOfASource {
+	if t.conns[from] == maxConnsOfASource {
 		return nil, dropFull
 	}
-	t.open++
 	t.conns[from]++
 	return &Conn{TCPConn: nc, of: t, from: from, device: l.device}, dropNone
 }
@@ -182,7 +178,6 @@ func (c *Conn) Close() error {
 		t := c.of
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.open--
 		if t.conns[c.from]--; t.conns[c.from] == 0 {
 			delete(t.conns, c.from)
 		}
