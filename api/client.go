@@ -215,13 +215,29 @@ func (c *Client) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, er
 	return c.put(ctx, "/v1/mappings", requests(ms))
 }
 
+// exchangeRequest is the document of a nat.Exchange.
+type exchangeRequest struct {
+	Remove  []request `json:"remove"`
+	Publish []request `json:"publish"`
+}
+
+// Exchange unpublishes mappings and publishes others, in one transaction, as [Engine].Exchange does,
+// and returns the changes. The error is errors.ErrUnsupported if the server is of a version without it.
+func (c *Client) Exchange(ctx context.Context, x nat.Exchange) ([]nat.Change, error) {
+	return c.change(ctx, http.MethodPatch, "/v1/mappings", exchangeRequest{requests(x.Remove), requests(x.Publish)})
+}
+
 // Diff returns the changes that Apply would make.
 func (c *Client) Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error) {
 	return c.put(ctx, "/v1/mappings?dry-run=true", requests(ms))
 }
 
 func (c *Client) put(ctx context.Context, path string, doc any) ([]nat.Change, error) {
-	docs, err := fetch[[]Change](ctx, c, http.MethodPut, ranged(path), doc)
+	return c.change(ctx, http.MethodPut, path, doc)
+}
+
+func (c *Client) change(ctx context.Context, method, path string, doc any) ([]nat.Change, error) {
+	docs, err := fetch[[]Change](ctx, c, method, ranged(path), doc)
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func TestContractWords(t *testing.T) {
 	}
 	l := defaultLimits()
 	for operation, size := range map[string]int64{
-		"post /v1/mappings": l.body, "put /v1/mappings": l.apply, "put /v1/state": l.apply, "post /v1/endpoints": l.body,
+		"post /v1/mappings": l.body, "put /v1/mappings": l.apply, "patch /v1/mappings": l.apply, "put /v1/state": l.apply, "post /v1/endpoints": l.body,
 		"post /v1/networks": l.body,
 	} {
 		method, path, _ := strings.Cut(operation, " ")
@@ -215,6 +215,11 @@ func exchanges() []exchange {
 		{method: "PUT", path: mappings, url: mappings + "?dry-run=true", body: valid, want: 200},
 		{method: "PUT", path: mappings, contentType: "application/yaml", body: "mappings: []", want: 200},
 		{method: "PUT", path: mappings, body: valid, engine: nat.ErrConflict, want: 409},
+		{method: "PATCH", path: mappings, body: `{"publish":` + valid + "}", want: 200},
+		{method: "PATCH", path: mappings, body: `{"publish":` + valid + `,"remove":` + there + "}", want: 200},
+		{method: "PATCH", path: mappings, body: `{"drop":[]}`, want: 400},
+		{method: "PATCH", path: mappings, body: `{"publish":` + valid + "}", engine: nat.ErrConflict, want: 409},
+		{method: "PATCH", path: mappings, body: `{"remove":` + there + "}", engine: nat.ErrNotFound, want: 404},
 		{method: "DELETE", path: mapping, url: mappings + "/tcp/8080", want: 200},
 		{method: "POST", path: mappings, url: mappings + "?replace=true&if-name=dns", body: strings.ReplaceAll(valid, "81", "8080"), want: 409},
 		{method: "POST", path: mappings, url: mappings + "?replace=true&if-name=dns", body: valid, want: 201},
@@ -363,6 +368,7 @@ func exchanges() []exchange {
 	for _, x := range []struct{ method, path, valid, invalid string }{
 		{"POST", mappings, valid, "[{}]"},
 		{"PUT", mappings, valid, "[{}]"},
+		{"PATCH", mappings, `{"publish":` + valid + "}", `{"remove":[{}]}`},
 		{"POST", endpoints, spec, "{}"},
 		{"POST", networks, network, "{}"},
 		{"PUT", whole, file, `{"networks":[{}]}`},
@@ -549,7 +555,7 @@ func (c *contract) tooSlow(t *testing.T) {
 	t.Helper()
 	opts, _ := wired(t)
 	s := start(t, opts, quick())
-	for _, operation := range []string{"POST /v1/mappings", "PUT /v1/mappings", "POST /v1/endpoints", "POST /v1/networks", "PUT /v1/state"} {
+	for _, operation := range []string{"POST /v1/mappings", "PUT /v1/mappings", "PATCH /v1/mappings", "POST /v1/endpoints", "POST /v1/networks", "PUT /v1/state"} {
 		method, path, _ := strings.Cut(operation, " ")
 		resp, body := s.speak(t, operation+" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n[{")
 		require.Equal(t, 408, resp.StatusCode)

@@ -59,48 +59,78 @@ func decodeState(body []byte, now time.Time) (nat.State, error) {
 	if err != nil {
 		return nat.State{}, err
 	}
+	fields, err := d.object("networks, endpoints and mappings", func(name string) error {
+		switch name {
+		case "networks":
+			return d.networks()
+		case "endpoints":
+			return d.endpoints()
+		case "mappings":
+			return d.mappings()
+		}
+		return malformed(fmt.Sprintf("unknown field %q", name))
+	})
+	if err != nil {
+		return nat.State{}, err
+	}
+	if fields == 0 { // which would unpublish everything
+		return nat.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
+	}
+	return d.state, nil
+}
+
+// decodeExchange reads the document of an exchange.
+func decodeExchange(body []byte, now time.Time) (x nat.Exchange, err error) {
+	d, err := newDecoder(body, now)
+	if err != nil {
+		return x, err
+	}
+	_, err = d.object("remove and publish", func(name string) error {
+		to := &x.Publish
+		switch name {
+		case "publish":
+		case "remove":
+			to = &x.Remove
+		default:
+			return malformed(fmt.Sprintf("unknown field %q", name))
+		}
+		d.state.Mappings = nil
+		err := d.mappings()
+		*to = d.state.Mappings
+		return err
+	})
+	return x, err
+}
+
+// object reads an object to the end of the document, and returns how many fields it has. read is
+// called for each, to read its value.
+func (d *decoder) object(of string, read func(name string) error) (fields int, err error) {
 	switch begin, err := d.Token(); {
 	case err != nil:
-		return nat.State{}, malformed(describe(err))
+		return 0, malformed(describe(err))
 	case begin != json.Delim('{'):
-		return nat.State{}, malformed("it is not an object of networks, endpoints and mappings")
+		return 0, malformed("it is not an object of " + of)
 	}
 	seen := map[string]bool{}
 	for d.More() {
 		start := d.InputOffset()
 		if _, err := d.Token(); err != nil {
-			return nat.State{}, malformed(describe(err))
+			return 0, malformed(describe(err))
 		}
 		// The raw text: a name with escapes is unknown.
-		name := strings.Trim(string(body[start:d.InputOffset()]), " \t\r\n,\"")
+		name := strings.Trim(string(d.body[start:d.InputOffset()]), " \t\r\n,\"")
 		if seen[name] {
-			return nat.State{}, malformed(fmt.Sprintf("field %q is given twice", name))
+			return 0, malformed(fmt.Sprintf("field %q is given twice", name))
 		}
 		seen[name] = true
-		switch name {
-		case "networks":
-			err = d.networks()
-		case "endpoints":
-			err = d.endpoints()
-		case "mappings":
-			err = d.mappings()
-		default:
-			err = malformed(fmt.Sprintf("unknown field %q", name))
-		}
-		if err != nil {
-			return nat.State{}, err
+		if err := read(name); err != nil {
+			return 0, err
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nat.State{}, malformed(describe(err))
+		return 0, malformed(describe(err))
 	}
-	if err := d.end("object"); err != nil {
-		return nat.State{}, err
-	}
-	if len(seen) == 0 { // which would unpublish everything
-		return nat.State{}, malformed(`it has none of networks, endpoints and mappings; "mappings": [] says that there are none`)
-	}
-	return d.state, nil
+	return len(seen), d.end("object")
 }
 
 // decodeOne reads a document that is an object with these fields.

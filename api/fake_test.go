@@ -215,6 +215,28 @@ func (f *fakeEngine) Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change
 	return changes, nil
 }
 
+func (f *fakeEngine) Exchange(_ context.Context, x nat.Exchange) ([]nat.Change, error) {
+	err := f.begin()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	next := newFake().ports
+	for k, m := range f.ports {
+		next[k] = m
+	}
+	for k := range newFake(x.Remove...).ports {
+		delete(next, k)
+	}
+	for k, m := range newFake(x.Publish...).ports {
+		next[k] = m
+	}
+	changes := f.difference(slices.Collect(maps.Values(next)))
+	f.ports = next
+	f.changes++
+	return changes, nil
+}
+
 func (f *fakeEngine) difference(ms []nat.Mapping) []nat.Change {
 	want := newFake(ms...).ports
 	var changes []nat.Change

@@ -48,6 +48,7 @@ func newHandler(opts Options, l limits) *handler {
 		{http.MethodGet, "/v1/mappings", "ranges?", "", h.getMappings},
 		{http.MethodPost, "/v1/mappings", "replace if-name= kill ranges?", OpPublish, h.postMappings},
 		{http.MethodPut, "/v1/mappings", "dry-run ranges?", OpApply, h.putMappings},
+		{http.MethodPatch, "/v1/mappings", "ranges?", OpApply, h.patchMappings},
 		{http.MethodDelete, "/v1/mappings", "name= kill ranges?", OpUnpublish, h.deleteMappings},
 		{http.MethodDelete, "/v1/mappings/{proto}/{frontend}", "backend= name= kill ranges?", OpUnpublish, h.deleteMapping},
 		{http.MethodGet, "/v1/endpoints", "ranges?", "", h.getEndpoints},
@@ -163,7 +164,7 @@ func (h *handler) serve(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	bodiless := c.Method != http.MethodPost && c.Method != http.MethodPut
+	bodiless := c.Method != http.MethodPost && c.Method != http.MethodPut && c.Method != http.MethodPatch
 	if bodiless && c.ContentLength != 0 {
 		return problem(http.StatusBadRequest, CodeInvalid, c.Method+" has no body")
 	}

@@ -56,7 +56,7 @@ func TestRouting(t *testing.T) {
 		{"GET", "/v1/%6dappings", "", "", 200, ""},
 		{"GET", "/v1%2fmappings", "", "", 404, ""},
 		{"HEAD", "/v1/mappings", "", "", 200, ""},
-		{"PATCH", "/v1/mappings", json, "[]", 405, `PATCH is not a method of "/v1/mappings"`},
+		{"PATCH", "/v1/networks", json, "[]", 405, `PATCH is not a method of "/v1/networks"`},
 		{"DELETE", "/v1/mappings", "", "", 400, "name"},
 		{"OPTIONS", "/v1/status", "", "", 405, ""},
 		{"POST", "/metrics", "", "", 405, ""},
@@ -226,7 +226,7 @@ func TestCompressedBody(t *testing.T) {
 func TestAllow(t *testing.T) {
 	h := newHandler(Options{Engine: newFake()}, defaultLimits())
 	for path, want := range map[string]string{
-		"/v1/mappings":          "GET, HEAD, POST, PUT, DELETE",
+		"/v1/mappings":          "GET, HEAD, POST, PUT, PATCH, DELETE",
 		"/v1/mappings/tcp/8080": "DELETE",
 		"/v1/events":            "GET, HEAD",
 		"/v1/state":             "GET, HEAD, PUT",

@@ -61,7 +61,7 @@ func (h *handler) postMappings(w http.ResponseWriter, c *call) (any, error) {
 }
 
 func (h *handler) putMappings(w http.ResponseWriter, c *call) (any, error) {
-	return h.apply(w, c, decodeMappings, func(s nat.State) ([]nat.Change, error) {
+	return h.apply(w, c, true, decodeMappings, func(s nat.State) ([]nat.Change, error) {
 		switch {
 		case len(s.Networks)+len(s.Endpoints) != 0:
 			return nil, problem(http.StatusUnprocessableEntity, CodeInvalid,
@@ -78,8 +78,17 @@ func decodeMappings(body []byte, now time.Time) (nat.State, error) {
 	return nat.State{Mappings: ms}, err
 }
 
-// apply answers a PUT: it reads the body, of which decode reads the JSON form, and calls do.
-func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time.Time) (nat.State, error),
+func (h *handler) patchMappings(w http.ResponseWriter, c *call) (any, error) {
+	var x nat.Exchange
+	return h.apply(w, c, false, func(body []byte, now time.Time) (s nat.State, err error) {
+		x, err = decodeExchange(body, now)
+		return s, err
+	}, func(nat.State) ([]nat.Change, error) { return h.Engine.Exchange(c.ctx, x) })
+}
+
+// apply answers a PUT: it reads the body, of which decode reads the JSON form, and calls do. yaml
+// says whether it has another form.
+func (h *handler) apply(w http.ResponseWriter, c *call, yaml bool, decode func([]byte, time.Time) (nat.State, error),
 	do func(nat.State) ([]nat.Change, error),
 ) (any, error) {
 	c.reported = c.flag("dry-run") // it has no outcome
@@ -89,7 +98,7 @@ func (h *handler) apply(w http.ResponseWriter, c *call, decode func([]byte, time
 	}
 	defer release()
 	types := []string{typeJSON}
-	if h.Decode != nil {
+	if yaml && h.Decode != nil {
 		types = append(types, typeYAML)
 	}
 	body, mediaType, err := h.readBody(w, c, h.limits.apply, types...)

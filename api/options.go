@@ -21,6 +21,7 @@ type Engine interface {
 	Publish(ctx context.Context, how nat.PublishOptions, ms ...nat.Mapping) ([]nat.Mapping, error)
 	Remove(ctx context.Context, r nat.Removal) ([]nat.Mapping, error)
 	Apply(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
+	Exchange(ctx context.Context, x nat.Exchange) ([]nat.Change, error)
 	Diff(ctx context.Context, ms ...nat.Mapping) ([]nat.Change, error)
 	Mappings(ctx context.Context) ([]nat.Mapping, error)
 	Connections(ctx context.Context) ([]nat.Connections, error)

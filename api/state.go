@@ -72,7 +72,7 @@ func (h *handler) getState(w http.ResponseWriter, c *call) (any, error) {
 }
 
 func (h *handler) putState(w http.ResponseWriter, c *call) (any, error) {
-	return h.apply(w, c, decodeState, func(s nat.State) ([]nat.Change, error) {
+	return h.apply(w, c, true, decodeState, func(s nat.State) ([]nat.Change, error) {
 		if c.flag("dry-run") {
 			return h.Engine.DiffState(c.ctx, s)
 		}

@@ -53,3 +53,12 @@ type Removal struct {
 	// whether netfilter or a proxy carries them.
 	Kill bool
 }
+
+// Exchange says what is unpublished and what is published in its place, in one transaction.
+type Exchange struct {
+	// Remove has to be published as it says, whenever it expires.
+	Remove []Mapping
+	// Publish may have frontends of Remove. Any other frontend that is published is a conflict,
+	// unless it is published so already. Each needs a frontend port.
+	Publish []Mapping
+}
