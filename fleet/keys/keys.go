@@ -31,6 +31,9 @@ const (
 	Floats = "float/"
 	// FloatEpochs has how often each floating address was taken. No lease.
 	FloatEpochs = "float-since/"
+	// FloatRequests has which host each floating address is to be handed over to, under the lease of
+	// who asks for it.
+	FloatRequests = "float-to/"
 	// Spaces has who has which block of a shared network. No lease.
 	Spaces = "space/"
 )
@@ -160,6 +163,7 @@ type Kind string
 const (
 	KindMapping Kind = "mapping" // see [ParseMappings]
 	KindNetwork Kind = "network" // see [ParseNetwork]
+	KindFloat   Kind = "float"   // see [FloatItem]
 )
 
 // Item is what a desired key says: desired/{all,group/G,host/H}/KIND/NAME.

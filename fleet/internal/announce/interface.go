@@ -54,6 +54,9 @@ func (i *Interface) Name() string { return i.name }
 // ErrForeign is the error of an address that is on the host already, put there by somebody else.
 var ErrForeign = errors.New("the host has the address already, and not from the fleet")
 
+// ErrDown is the error of an interface that is down, or whose cable is not connected.
+var ErrDown = errors.New("the interface is down, or has no carrier")
+
 const (
 	// attrProto is IFA_PROTO: who has put an address there. Linux before 5.18 does not keep it.
 	attrProto = 11
@@ -82,7 +85,8 @@ func (i *Interface) Check(a netip.Addr) (ours bool, err error) {
 }
 
 // Set puts the address on the interface for a number of seconds, or gives it that time from
-// now on. Parts of a second are left out; less than a second removes it.
+// now on. Parts of a second are left out; less than a second removes it. The error is [ErrDown] if
+// nothing reaches the address there.
 //
 // The address has a prefix of its own length, so that it brings no route, and an IPv6 address
 // is usable at once and never chosen as the source of what the host sends by itself.
@@ -94,6 +98,9 @@ func (i *Interface) Set(a netip.Addr, life time.Duration) error {
 	link, err := i.link()
 	if err != nil {
 		return err
+	}
+	if !link.running {
+		return fmt.Errorf("set address %s on %s: %w", a, i.name, ErrDown)
 	}
 	preferred := seconds
 	flags := uint32(0)
@@ -198,8 +205,9 @@ func parseAddress(m nlwire.Message, a netip.Addr) (entry, bool) {
 
 // link is what an interface is now.
 type link struct {
-	index uint32
-	addr  []byte // 6 bytes, if it is Ethernet
+	index   uint32
+	addr    []byte // 6 bytes, if it is Ethernet
+	running bool   // up, with a carrier
 }
 
 func (i *Interface) link() (link, error) {
@@ -211,6 +219,7 @@ func (i *Interface) link() (link, error) {
 			return
 		}
 		l.index = binary.NativeEndian.Uint32(m.Payload[4:])
+		l.running = binary.NativeEndian.Uint32(m.Payload[8:])&(unix.IFF_UP|unix.IFF_RUNNING) == unix.IFF_UP|unix.IFF_RUNNING
 		if binary.NativeEndian.Uint16(m.Payload[2:]) == unix.ARPHRD_ETHER {
 			l.addr = append([]byte(nil), nlwire.Find(m.Payload[unix.SizeofIfInfomsg:], unix.IFLA_ADDRESS)...)
 		}
