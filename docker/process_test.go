@@ -148,7 +148,7 @@ func stops(t *testing.T, cmd *exec.Cmd, s os.Signal) {
 	require.NoError(t, cmd.Wait())
 }
 
-// A process that waits is one page, has one thread, and keeps the name that administrators look for.
+// A process that waits is one page and one of stack, has one thread, and keeps the name that administrators look for.
 func TestWaiting(t *testing.T) {
 	d := newFakeDaemon(t).serve(t)
 	cmd, status := d.start(t, web)
@@ -166,7 +166,7 @@ func TestWaiting(t *testing.T) {
 	threads, err := os.ReadDir(proc + "task")
 	require.NoError(t, err)
 	require.Len(t, threads, 1)
-	require.LessOrEqual(t, pss(t, cmd.Process.Pid), 64)
+	require.LessOrEqual(t, pss(t, cmd.Process.Pid), 2*os.Getpagesize()>>10)
 	cmdline, err := os.ReadFile(proc + "cmdline")
 	require.NoError(t, err)
 	require.Contains(t, string(cmdline), "-host-port\x008080\x00")

@@ -255,14 +255,14 @@ func TestDockerThousand(t *testing.T) {
 	count, kib := h.waiting()
 	t.Logf("%d processes take %d KiB", count, kib)
 	require.Equal(t, 2*(ports+1), count)
-	require.LessOrEqual(t, kib, 15*count)
+	require.LessOrEqual(t, kib, 9*count)
 	h.shell("systemctl kill --kill-whom=main --signal=KILL nftnat.service")
 	await(t, "the next daemon to serve localhost", func() bool {
 		return labtest.Run(t, h.top.Host, command(t, "curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:8080/")).Code == 0
 	})
 	await(t, "processes that wait again", func() bool {
 		count, kib := h.waiting()
-		return count == 2*(ports+1) && kib <= 15*count
+		return count == 2*(ports+1) && kib <= 9*count
 	})
 	h.reached()
 	h.shell("docker rm --force web")
