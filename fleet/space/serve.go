@@ -174,7 +174,9 @@ func (m *Manager) Serve(ctx context.Context, l net.Listener) error {
 	}
 	server.Stop()
 	err := l.Close()
-	_ = <-served // net.ErrClosed
+	if serveErr := <-served; !errors.Is(serveErr, net.ErrClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
 	if server.Shutdown(end) != nil {
