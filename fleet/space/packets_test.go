@@ -70,7 +70,7 @@ func startHost(tb testing.TB, program string, ns *lab.NS, s *store.Store, name s
 	tb.Cleanup(func() {
 		cancel()
 		for range cap(done) {
-			<-done
+			_ = <-done // they are ended
 		}
 	})
 	labtest.Exec(tb, ns, "ip", "link", "add", "br0", "type", "bridge")
