@@ -34,6 +34,8 @@ const (
 	envEndpoints = "NFTNAT_TEST_FLOAT_ENDPOINTS"
 	envPrefix    = "NFTNAT_TEST_FLOAT_PREFIX"
 	envTTL       = "NFTNAT_TEST_FLOAT_TTL"
+	envDelay     = "NFTNAT_TEST_FLOAT_DELAY"   // what etcd sends is late by that
+	envReceipt   = "NFTNAT_TEST_FLOAT_RECEIPT" // the lease is counted wrongly
 )
 
 func TestMain(m *testing.M) {
@@ -56,6 +58,17 @@ func agent(name string) error {
 		return err
 	}
 	options := store.Options{Endpoints: strings.Split(os.Getenv(envEndpoints), ","), Prefix: os.Getenv(envPrefix)}
+	if text := os.Getenv(envDelay); text != "" {
+		delay, err := time.ParseDuration(text)
+		if err != nil {
+			return err
+		}
+		options.Dial = late(delay)
+	}
+	renewed := func(m *float.Manager, ss *store.Session) { m.Session(ss) }
+	if os.Getenv(envReceipt) != "" {
+		renewed = func(m *float.Manager, ss *store.Session) { m.Lease(fromReceipt{ss, store.Now()}) }
+	}
 	var st *store.Store
 	for st == nil {
 		if st, err = store.Open(ctx, options); err != nil && ctx.Err() != nil {
@@ -73,7 +86,7 @@ func agent(name string) error {
 			}
 			_, _, err = st.Commit(ctx, nil, clientv3.OpPut(st.Key(keys.Host(name)), "", clientv3.WithLease(ss.ID())))
 			if err == nil {
-				_ = ss.Run(ctx, func(time.Duration) { m.Session(ss) })
+				_ = ss.Run(ctx, func(time.Duration) { renewed(m, ss) })
 			}
 			m.Session(nil)
 		}

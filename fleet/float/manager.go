@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/nftnat/nftnat/fleet/internal/announce"
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/fleet/store"
@@ -44,8 +46,8 @@ type Manager struct {
 	done  chan struct{} // closed when Run returns
 
 	// These are of the goroutine of Run.
-	session *store.Session // nil: none
-	known   bool           // what etcd has was told
+	session lease // nil: none
+	known   bool  // what etcd has was told
 	items   map[string]keys.Item
 	devices map[string]string // the values of items
 	states  map[netip.Addr]*state
@@ -54,6 +56,13 @@ type Manager struct {
 	mu       sync.Mutex
 	holds    map[netip.Addr]bool // of each floating address of this host
 	problems map[netip.Addr]string
+}
+
+// lease is what a manager needs of a [store.Session]; a test has one that counts wrongly.
+type lease interface {
+	ID() clientv3.LeaseID
+	Until() time.Duration
+	Alive() bool
 }
 
 // New returns a manager that does nothing before [Manager.Run].
@@ -105,7 +114,13 @@ func (m *Manager) Problems() []string {
 func (m *Manager) Update(u store.Update) { m.call(func() { m.update(u) }) }
 
 // Session tells the manager its session, and each time that it was renewed. Nil: it was lost.
-func (m *Manager) Session(s *store.Session) { m.call(func() { m.renewed(s) }) }
+func (m *Manager) Session(s *store.Session) {
+	if s == nil {
+		m.call(func() { m.renewed(nil) })
+		return
+	}
+	m.call(func() { m.renewed(s) })
+}
 
 // call runs f in the goroutine of Run.
 func (m *Manager) call(f func()) {
@@ -304,8 +319,8 @@ func (m *Manager) define() {
 }
 
 // renewed takes over the session, and gives the addresses more time.
-func (m *Manager) renewed(s *store.Session) {
-	m.session = s
+func (m *Manager) renewed(l lease) {
+	m.session = l
 	for _, s := range m.states {
 		if s.added && m.mine(s) && !s.handing {
 			m.extend(s)

@@ -81,7 +81,7 @@ func New(tb testing.TB, o Options) *Cluster {
 		name := fmt.Sprintf("etcd%d", i+1)
 		ns := labtest.AddMachine(tb, c.LAN, name, byte(numberMembers+i))
 		m := &Member{
-			NS: ns, Name: name, cluster: c, tb: tb, program: labtest.Tool(tb, "etcd"),
+			NS: ns, Name: name, cluster: c, tb: tb, program: labtest.Tool(tb, "etcd"), nftProgram: labtest.Tool(tb, "nft"),
 			Endpoint: fmt.Sprintf("%s://%s:2379", scheme, ns.V4),
 			peer:     fmt.Sprintf("http://%s:2380", ns.V4),
 			data:     filepath.Join(c.dir, name),
@@ -93,6 +93,7 @@ func New(tb testing.TB, o Options) *Cluster {
 		c.Endpoints = append(c.Endpoints, m.Endpoint)
 	}
 	for _, m := range c.Members {
+		m.client = c.Open(tb, c.Client, m.Endpoint)
 		m.Start()
 	}
 	c.AwaitReady(tb)
@@ -164,65 +165,67 @@ func (c *Cluster) AwaitReady(tb testing.TB) {
 		if !m.Running() {
 			continue
 		}
-		if err := m.awaitReady(ctx, tb); err != nil {
+		if err := m.awaitReady(ctx); err != nil {
 			tb.Fatalf("wait for %s: %v", m.Name, err)
 		}
 	}
 }
 
-// Leader is the member that all others take for the leader, or that one takes for it if they
-// do not agree; nil: none.
+// Leader is the member that takes itself for the leader; nil: none answers that it is.
 func (c *Cluster) Leader(tb testing.TB) *Member {
 	tb.Helper()
-	client := c.Open(tb, c.Client)
 	for _, m := range c.Members {
-		if !m.Running() {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		status, err := client.Status(ctx, m.Endpoint)
-		cancel()
-		if err == nil && status.Leader == status.Header.MemberId {
+		if status, err := c.status(m); err == nil && status.Leader == status.Header.MemberId {
 			return m
 		}
 	}
 	return nil
 }
 
+func (c *Cluster) status(m *Member) (*clientv3.StatusResponse, error) {
+	if !m.Running() {
+		return nil, fmt.Errorf("%s does not run", m.Name)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return m.client.Status(ctx, m.Endpoint)
+}
+
 // MoveLeader makes another member the leader, and returns it.
 func (c *Cluster) MoveLeader(tb testing.TB) *Member {
 	tb.Helper()
+	to, err := c.TryMoveLeader(tb)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return to
+}
+
+// TryMoveLeader is [Cluster.MoveLeader] for a cluster in which that may fail, and for any
+// goroutine.
+func (c *Cluster) TryMoveLeader(tb testing.TB) (*Member, error) {
+	tb.Helper()
 	from := c.Leader(tb)
 	if from == nil {
-		tb.Fatal("move leader: there is none")
+		return nil, errors.New("move leader: there is none")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	client := c.Open(tb, c.Client, from.Endpoint)
 	for _, to := range c.Members {
-		if to == from || !to.Running() {
+		if to == from {
 			continue
 		}
-		status, err := client.Status(ctx, from.Endpoint)
+		status, err := c.status(to)
 		if err != nil {
-			tb.Fatalf("move leader: %v", err)
+			continue
 		}
-		members, err := client.MemberList(ctx)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		_, err = from.client.MoveLeader(ctx, status.Header.MemberId)
+		cancel()
 		if err != nil {
-			tb.Fatalf("move leader: %v", err)
+			return nil, fmt.Errorf("move leader: %w", err)
 		}
-		for _, m := range members.Members {
-			if m.ID == status.Header.MemberId || m.Name != to.Name {
-				continue
-			}
-			if _, err := client.MoveLeader(ctx, m.ID); err != nil {
-				tb.Fatalf("move leader: %v", err)
-			}
-			return to
-		}
+		return to, nil
 	}
-	tb.Fatal("move leader: no other member runs")
-	return nil
+	return nil, errors.New("move leader: no other member answers")
 }
 
 // Compact forgets all revisions but the newest, which it returns.

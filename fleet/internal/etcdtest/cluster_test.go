@@ -62,6 +62,20 @@ func TestCluster(t *testing.T) {
 		require.NotEqual(t, from, to)
 		require.Eventually(t, func() bool { return c.Leader(t) == to }, 10*time.Second, 20*time.Millisecond)
 	})
+	t.Run("isolated member", func(t *testing.T) {
+		m := c.Members[0]
+		alone := c.Open(t, c.Client, m.Endpoint)
+		require.NoError(t, m.Isolate())
+		eventually(t, func(ctx context.Context) error { // the others go on
+			_, err := c.Open(t, c.Client, c.Members[1].Endpoint).Put(ctx, "x", "isolated")
+			return err
+		})
+		got, err := alone.Get(t.Context(), "x", clientv3.WithSerializable())
+		require.NoError(t, err)
+		require.NotEqual(t, "isolated", string(got.Kvs[0].Value))
+		require.NoError(t, m.Rejoin())
+		c.AwaitReady(t)
+	})
 	t.Run("cut host", func(t *testing.T) {
 		eventually(t, put)
 		require.NoError(t, c.LAN.Cut(c.Hosts[0]))

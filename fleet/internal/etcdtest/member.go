@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
@@ -27,12 +28,14 @@ type Member struct {
 	Name     string // etcd1
 	Endpoint string // http://192.0.2.11:2379
 
-	cluster *Cluster
-	tb      testing.TB
-	program string
-	peer    string // the address for other members
-	data    string // the directory of its files
-	files   files  // of TLS
+	cluster    *Cluster
+	tb         testing.TB
+	program    string // of etcd
+	nftProgram string
+	peer       string           // the address for other members
+	data       string           // the directory of its files
+	files      files            // of TLS
+	client     *clientv3.Client // of this member alone
 
 	mu      sync.Mutex
 	process *labtest.Process // nil: was killed
@@ -98,6 +101,26 @@ func (m *Member) signal(s unix.Signal) error {
 	return m.process.Signal(s)
 }
 
+// Isolate cuts the member off from the other members, and not from clients.
+func (m *Member) Isolate() error {
+	return m.nft("add table inet isolated; " +
+		"add chain inet isolated in { type filter hook input priority 0; }; add rule inet isolated in tcp dport 2380 drop; add rule inet isolated in tcp sport 2380 drop; " +
+		"add chain inet isolated out { type filter hook output priority 0; }; add rule inet isolated out tcp dport 2380 drop; add rule inet isolated out tcp sport 2380 drop")
+}
+
+// Rejoin ends what Isolate began.
+func (m *Member) Rejoin() error { return m.nft("delete table inet isolated") }
+
+func (m *Member) nft(rules string) error {
+	cmd := exec.Command(m.nftProgram, rules)
+	return m.NS.Do(func() error {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft in %s: %w: %s", m.Name, err, out)
+		}
+		return nil
+	})
+}
+
 // Output is what the process has written so far: its warnings.
 func (m *Member) Output() string {
 	m.mu.Lock()
@@ -109,12 +132,10 @@ func (m *Member) Output() string {
 }
 
 // awaitReady waits until the member answers a read that needs a leader.
-func (m *Member) awaitReady(ctx context.Context, tb testing.TB) error {
-	tb.Helper()
-	client := m.cluster.Open(tb, m.cluster.Client, m.Endpoint)
+func (m *Member) awaitReady(ctx context.Context) error {
 	for {
 		try, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := client.Get(try, "etcdtest")
+		_, err := m.client.Get(try, "etcdtest")
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return err
