@@ -56,7 +56,7 @@ func prepare(tb testing.TB, s *store.Store, host string, d *fakeDaemon) *agent {
 
 func (a *agent) run(tb testing.TB) {
 	tb.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background()) // it ends as the test has it
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_ = a.store.Follow(ctx, keys.Spaces, func(u store.Update) error { // it is ended

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,8 @@ import (
 	"github.com/nftnat/nftnat/fleet/internal/etcdtest"
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/fleet/store"
+	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/nat"
 )
 
 // history is what agents did to blocks.
@@ -122,103 +126,167 @@ func ownership() porcupine.Model {
 	return m.ToModel()
 }
 
-// TestFaults leases and releases on four hosts while their links are cut, members of etcd are killed, leaders
-// change, and agents are killed: for NFTNAT_FLEET_SECONDS, from NFTNAT_FLEET_SEED on. Nothing is leased
-// twice, blocks have one holder at a time, and in the end etcd has what the hosts hold.
-func TestFaults(t *testing.T) {
-	seconds, seed := number(t, "NFTNAT_FLEET_SECONDS", 10), number(t, "NFTNAT_FLEET_SEED", 1)
-	const hosts = 4
-	c := etcdtest.New(t, etcdtest.Options{Hosts: hosts})
-	operator := openStore(t, c, c.Client)
-	defer operator.Close()
-	d := shared(t, operator, "all", "10.60.0.0/24", 29)
-	h := &history{begun: time.Now()}
-	m := newModel()
-	agents := make([]*agent, hosts)
-	daemons := make([]*fakeDaemon, hosts)
-	var clients int
-	run := func(i int) {
-		s := openStore(t, c, c.Hosts[i])
-		a := prepare(t, s, fmt.Sprintf("h%d", i), daemons[i])
-		h.record(a, clients)
-		clients++
-		a.run(t)
-		agents[i] = a
-	}
+// hosts is how many hosts a group has.
+const hosts = 4
+
+// group is a fleet of its own: agents of a few hosts with a network, which lease and release at random.
+type group struct {
+	seed     int
+	cluster  *etcdtest.Cluster
+	prefix   string
+	operator *store.Store
+	def      Definition
+	history  *history
+	model    *model
+	agents   []*agent
+	daemons  []*fakeDaemon
+	kill     []chan struct{}
+	clients  int
+	mu       sync.Mutex
+	failed   int
+}
+
+func newGroup(t *testing.T, c *etcdtest.Cluster, seed int) *group {
+	t.Helper()
+	g := &group{seed: seed, cluster: c, prefix: fmt.Sprintf("/seed/%d/", seed), history: &history{begun: time.Now()}, model: newModel(), agents: make([]*agent, hosts)}
+	var err error
+	g.operator, err = g.open(c.Client)
+	require.NoError(t, err)
+	g.def = shared(t, g.operator, "all", "10.60.0.0/24", 29)
 	for i := range hosts {
-		daemons[i] = newFakeDaemon()
-		run(i)
+		g.daemons = append(g.daemons, newFakeDaemon())
+		g.kill = append(g.kill, make(chan struct{}, 1))
+		require.NoError(t, g.start(t, i))
 	}
-	deadline := time.Now().Add(time.Duration(seconds) * time.Second)
-	over := func() bool { return !time.Now().Before(deadline) }
-	var wg sync.WaitGroup
-	failed := make([]int, hosts)
-	kill := make([]chan struct{}, hosts)
-	for i := range hosts {
-		kill[i] = make(chan struct{}, 1)
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(seed), uint64(i))) //nolint:gosec // a test repeats
-			held := []string(nil)
-			for n := 0; !over(); n++ {
-				select {
-				case <-kill[i]: // no call is under way: a model cannot know of what it did
-					agents[i].end()
-					_ = agents[i].store.Close()
-					run(i)
-				default:
-				}
-				if len(held) >= 1+r.IntN(20) {
-					j := r.IntN(len(held))
-					ep, err := daemons[i].Endpoint(t.Context(), held[j])
-					require.NoError(t, err)
-					m.releases(ep.Address)
-					if _, err := agents[i].Release(t.Context(), "all", held[j]); err != nil {
-						failed[i]++
-						if _, err := daemons[i].Endpoint(t.Context(), held[j]); err == nil {
-							m.leases--
-							m.leased(ep.Address, held[j])
-							continue
-						}
-					}
-					held = append(held[:j], held[j+1:]...)
-					continue
-				}
-				name := fmt.Sprintf("h%d-%d", i, n)
-				ep, err := agents[i].Lease(t.Context(), spec("all", name))
-				if err != nil {
-					failed[i]++
-					time.Sleep(5 * time.Millisecond)
-					continue
-				}
-				m.leased(ep.Address, name)
-				held = append(held, name)
-				time.Sleep(time.Duration(r.IntN(3)) * time.Millisecond)
+	return g
+}
+
+func (g *group) open(ns *lab.NS) (*store.Store, error) {
+	return store.Open(context.Background(), store.Options{
+		Endpoints: g.cluster.Endpoints, Timeout: time.Second, Prefix: g.prefix,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) { return ns.Dial(ctx, "tcp", addr) },
+	})
+}
+
+// start starts the agent of a host.
+func (g *group) start(t *testing.T, i int) error {
+	t.Helper()
+	s, err := g.open(g.cluster.Hosts[i])
+	if err != nil {
+		return err
+	}
+	a := prepare(t, s, fmt.Sprintf("h%d", i), g.daemons[i])
+	a.log = slog.New(slog.DiscardHandler)
+	g.mu.Lock()
+	g.history.record(a, g.clients)
+	g.clients++
+	g.mu.Unlock()
+	a.run(t)
+	g.agents[i] = a
+	return nil
+}
+
+// fail counts a call that failed.
+func (g *group) fail() {
+	g.mu.Lock()
+	g.failed++
+	g.mu.Unlock()
+	time.Sleep(5 * time.Millisecond)
+}
+
+// work leases and releases on one host, until over.
+func (g *group) work(t *testing.T, i int, over func() bool) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(uint64(g.seed), uint64(i))) //nolint:gosec // a test repeats
+	var held []nat.Endpoint
+	for n := 0; !over(); n++ {
+		select {
+		case <-g.kill[i]: // while no call is under way: the model could not know what it did
+			g.agents[i].end()
+			_ = g.agents[i].store.Close()
+			for g.start(t, i) != nil { // it is cut off
+				time.Sleep(20 * time.Millisecond)
 			}
-		})
+		default:
+		}
+		time.Sleep(time.Duration(r.IntN(10)) * time.Millisecond)
+		if len(held) < 1+r.IntN(20) {
+			name := fmt.Sprintf("h%d-%d", i, n)
+			ep, err := g.agents[i].Lease(t.Context(), spec("all", name))
+			if err != nil {
+				g.fail()
+				continue
+			}
+			g.model.leased(ep.Address, name)
+			held = append(held, ep)
+			continue
+		}
+		j := r.IntN(len(held))
+		g.model.releases(held[j].Address)
+		if _, err := g.agents[i].Release(t.Context(), "all", held[j].Name); err != nil {
+			t.Errorf("seed %d: release: %v", g.seed, err) // it needs no etcd
+			return
+		}
+		held = append(held[:j], held[j+1:]...)
 	}
-	nemesis(t, c, seed, over, kill)
-	wg.Wait()
-	m.check(t)
-	checkBlocks(t, agents, d)
-	for i, a := range agents {
-		require.Empty(t, a.Faults(), "host %d", i)
+}
+
+// check checks what has happened, and ends the agents.
+func (g *group) check(t *testing.T) (ops, unknown int) {
+	t.Helper()
+	g.model.check(t)
+	checkBlocks(t, g.agents, g.def)
+	for _, a := range g.agents {
+		require.Empty(t, a.Faults(), "seed %d, host %s", g.seed, a.host)
+		a.end()
+		_ = a.store.Close()
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	unknown := 0
-	for _, op := range h.ops {
+	_ = g.operator.Close()
+	g.history.mu.Lock()
+	defer g.history.mu.Unlock()
+	for _, op := range g.history.ops {
 		if op.Output.(outcome).unknown {
 			unknown++
 		}
 	}
-	begun := time.Now()
-	require.True(t, porcupine.CheckOperations(ownership(), h.ops), "blocks had no single holder at a time")
-	t.Logf("%d leases, %d calls failed, %d changes and reads of blocks, %d of unknown outcome, checked in %d ms; 0 addresses twice",
-		m.leases, failed[0]+failed[1]+failed[2]+failed[3], len(h.ops), unknown, time.Since(begun).Milliseconds())
+	require.True(t, porcupine.CheckOperations(ownership(), g.history.ops), "seed %d: blocks had no single holder at a time", g.seed)
+	return len(g.history.ops), unknown
+}
+
+// TestHistories has hosts lease and release while their links are cut, members of etcd are killed and stopped, and
+// agents are killed. Nothing is leased twice, blocks have one holder at a time by porcupine, and in the end etcd has
+// what the hosts hold. NFTNAT_FLEET_SEEDS histories, ten at a time, of NFTNAT_FLEET_SECONDS each, from
+// NFTNAT_FLEET_SEED on.
+func TestHistories(t *testing.T) {
+	seconds, first, seeds := number(t, "NFTNAT_FLEET_SECONDS", 3), number(t, "NFTNAT_FLEET_SEED", 1), number(t, "NFTNAT_FLEET_SEEDS", 50)
+	const atOnce = 10
+	c := etcdtest.New(t, etcdtest.Options{Hosts: hosts})
+	var leases, failed, ops, unknown int
+	for seed := first; seed < first+seeds; seed += atOnce {
+		var groups []*group
+		for i := range min(atOnce, first+seeds-seed) {
+			groups = append(groups, newGroup(t, c, seed+i))
+		}
+		deadline := time.Now().Add(time.Duration(seconds) * time.Second)
+		over := func() bool { return !time.Now().Before(deadline) }
+		var wg sync.WaitGroup
+		for _, g := range groups {
+			for i := range hosts {
+				wg.Go(func() { g.work(t, i, over) })
+			}
+		}
+		nemesis(t, c, seed, over, groups)
+		wg.Wait()
+		for _, g := range groups {
+			o, u := g.check(t)
+			leases, failed, ops, unknown = leases+g.model.leases, failed+g.failed, ops+o, unknown+u
+		}
+	}
+	t.Logf("%d histories of %d s: %d leases, %d failed, 0 addresses twice; %d changes and reads of blocks, %d of unknown outcome", seeds, seconds, leases, failed, ops, unknown)
 }
 
 // nemesis breaks things and puts them back, until over.
-func nemesis(t *testing.T, c *etcdtest.Cluster, seed int, over func() bool, kill []chan struct{}) {
+func nemesis(t *testing.T, c *etcdtest.Cluster, seed int, over func() bool, groups []*group) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(uint64(seed), 99)) //nolint:gosec // a test repeats
 	wait := func(most int) {
@@ -246,9 +314,11 @@ func nemesis(t *testing.T, c *etcdtest.Cluster, seed int, over func() bool, kill
 			wait(1500)
 			require.NoError(t, m.Continue())
 		case 3:
-			select {
-			case kill[r.IntN(len(kill))] <- struct{}{}:
-			default:
+			for _, g := range groups {
+				select {
+				case g.kill[r.IntN(hosts)] <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}
