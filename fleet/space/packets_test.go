@@ -5,6 +5,7 @@ package space
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -70,7 +71,9 @@ func startHost(tb testing.TB, program string, ns *lab.NS, s *store.Store, name s
 	tb.Cleanup(func() {
 		cancel()
 		for range cap(done) {
-			_ = <-done // they are ended
+			if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+				tb.Error(err)
+			}
 		}
 	})
 	labtest.Exec(tb, ns, "ip", "link", "add", "br0", "type", "bridge")
