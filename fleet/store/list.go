@@ -58,18 +58,29 @@ const page = 500
 
 // List returns all keys that begin with a relative prefix.
 func (s *Store) List(ctx context.Context, prefix string) (Snapshot, error) {
+	return s.listRange(ctx, s.span(prefix))
+}
+
+// span is a range of whole keys.
+type span struct{ from, before string }
+
+func (s *Store) span(prefix string) span {
+	return span{s.Key(prefix), clientv3.GetPrefixRangeEnd(s.Key(prefix))}
+}
+
+func (s *Store) listRange(ctx context.Context, of span) (Snapshot, error) {
 	var err error
 	for range 5 { // a compaction between two pages
 		var snap Snapshot
-		if snap, err = s.list(ctx, prefix); !errors.Is(err, rpctypes.ErrCompacted) {
+		if snap, err = s.list(ctx, of); !errors.Is(err, rpctypes.ErrCompacted) {
 			return snap, err
 		}
 	}
 	return Snapshot{}, err
 }
 
-func (s *Store) list(ctx context.Context, prefix string) (snap Snapshot, err error) {
-	from, end := s.Key(prefix), clientv3.GetPrefixRangeEnd(s.Key(prefix))
+func (s *Store) list(ctx context.Context, of span) (snap Snapshot, err error) {
+	from, end := of.from, of.before
 	for {
 		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(page)}
 		if snap.Revision != 0 {
@@ -129,12 +140,21 @@ func (s *Store) entry(kv *mvccpb.KeyValue) Entry {
 //
 // While no member answers, the client is not told of changes, and does not know: see [Session].
 func (s *Store) Follow(ctx context.Context, prefix string, f func(Update) error) error {
+	return s.follow(ctx, s.span(prefix), f)
+}
+
+// FollowBefore is Follow of all keys of the store that are less than a relative one.
+func (s *Store) FollowBefore(ctx context.Context, before string, f func(Update) error) error {
+	return s.follow(ctx, span{s.Key(""), s.Key(before)}, f)
+}
+
+func (s *Store) follow(ctx context.Context, of span, f func(Update) error) error {
 	known, _ := s.restoresSeen()
 	const least, most = 100 * time.Millisecond, 3 * time.Second
 	wait := least
 	for {
 		restores, restored := s.restoresSeen()
-		snap, err := s.List(ctx, prefix)
+		snap, err := s.listRange(ctx, of)
 		if err == nil {
 			if now, ch := s.restoresSeen(); now != restores { // noticed by this list
 				restores, restored = now, ch
@@ -146,7 +166,7 @@ func (s *Store) Follow(ctx context.Context, prefix string, f func(Update) error)
 			}
 			begun := time.Now()
 			var stop error
-			if err, stop = s.watch(ctx, prefix, snap.Revision+1, restored, f); stop != nil {
+			if err, stop = s.watch(ctx, of, snap.Revision+1, restored, f); stop != nil {
 				return stop
 			}
 			if time.Since(begun) > most {
@@ -175,10 +195,10 @@ func (s *Store) Follow(ctx context.Context, prefix string, f func(Update) error)
 
 // watch tells f the changes from a revision on. err is why the watch has ended, nil after a restore or
 // a compaction; stop is the error of f.
-func (s *Store) watch(ctx context.Context, prefix string, from int64, restored <-chan struct{}, f func(Update) error) (err, stop error) {
+func (s *Store) watch(ctx context.Context, of span, from int64, restored <-chan struct{}, f func(Update) error) (err, stop error) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	ch := s.client.Watch(ctx, s.Key(prefix), clientv3.WithPrefix(), clientv3.WithRev(from))
+	ch := s.client.Watch(ctx, of.from, clientv3.WithRange(of.before), clientv3.WithRev(from))
 	for {
 		select {
 		case <-restored:
