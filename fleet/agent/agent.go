@@ -41,8 +41,8 @@ type Options struct {
 	TTL time.Duration
 	// Version is that of the program.
 	Version string
-	// Shared is called when shared networks can be leased from. Nil: it is not.
-	Shared func(*space.Manager)
+	// Listener is where the commands of this host lease from shared networks; it is closed. Nil: nowhere.
+	Listener net.Listener
 	// Log is where it says what it does. Nil: nowhere.
 	Log *slog.Logger
 	// Doctor is how often the daemon's doctor is asked, beside each time that something was applied. Zero: 5 min.
@@ -175,10 +175,10 @@ func (a *agent) serve(ctx context.Context) error {
 	})
 	a.floats = float.New(float.Options{Store: a.store, Host: a.Host, Groups: a.Groups, Log: a.Log, Apply: a.applyFloats})
 	a.spaces = space.New(space.Options{Store: a.store, Host: a.Host, Daemon: a.Daemon, Log: a.Log})
-	if a.Shared != nil {
-		a.Shared(a.spaces)
-	}
 	parts := []func(context.Context) error{a.hold, a.follow, a.apply, a.watchDaemon, a.report, a.floats.Run, a.spaces.Run}
+	if a.Listener != nil {
+		parts = append(parts, func(ctx context.Context) error { return a.spaces.Serve(ctx, a.Listener) })
+	}
 	errs := make(chan error, len(parts))
 	for _, run := range parts {
 		go func() {

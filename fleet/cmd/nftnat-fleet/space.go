@@ -97,7 +97,7 @@ func newNetworkCreate(g *global) *cobra.Command {
 
 const (
 	defaultSocket = "/run/nftnat/nftnat.sock"
-	defaultAgent  = "/run/nftnat/fleet.sock"
+	defaultAgent  = "/run/nftnat-fleet/agent.sock"
 )
 
 func newNetworkLs(g *global) *cobra.Command {
