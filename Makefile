@@ -24,7 +24,7 @@ SMALL = compress/... crypto/... debug/... encoding/asn1 fmt internal/zstd log/..
 	docker gateway/... migrate/... state/... trace/... bpf/... web $(addprefix engine/internal/,answers hairpin hooks ipam portholder rivals table))
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client browser big-endian cross kernels nft-versions bench bench-once bench-compare tidy
+.PHONY: fleet fleet-test build install uninstall packages version help check test race cover integration others fuzz soak lint openapi-client browser big-endian cross kernels nft-versions bench bench-once bench-compare tidy
 
 build: program documents ## the static program, its manual pages and completions
 
@@ -189,8 +189,17 @@ tidy: ## go.mod and go.sum of all modules
 cross: ## builds without cgo for all architectures that are promised, with their sizes, and what clients import for darwin
 	mkdir -p dist
 	for arch in $(ARCHES); do GOOS=linux GOARCH=$$arch $(COMPILE) -o dist/cross ./cmd/nftnat && echo "$$arch $$(wc -c <dist/cross)" || exit 1; done
+	for arch in $(ARCHES); do (cd fleet && GOOS=linux GOARCH=$$arch CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../dist/cross ./cmd/nftnat-fleet) && echo "fleet $$arch $$(wc -c <dist/cross)" || exit 1; done
 	rm dist/cross
 	GOOS=darwin CGO_ENABLED=0 $(GO) build ./nat ./api
+
+# A module of its own, which alone knows etcd: see docs/fleet.md.
+fleet: ## the static program nftnat-fleet, for this architecture or GOARCH
+	cd fleet && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../nftnat-fleet ./cmd/nftnat-fleet
+
+# Real etcd and real daemons in namespaces.
+fleet-test: ## all tests of the module fleet, whole; none may be skipped
+	cd fleet && NFTNAT_TEST_NETNS=require $(GO) test -count=1 -timeout 10m ./...
 
 # A module of its own: go test ./... does not know it.
 openapi-client: ## a client generated from docs/openapi.yaml does its work with the daemon

@@ -73,8 +73,6 @@ type agent struct {
 	session *store.Session // that has the host's key; nil: none
 	doctor  []string
 	written string // the status that etcd has under the session, but for its time
-	since   time.Time
-	seen    int64 // the revision that Follow told last
 }
 
 // Run runs an agent until ctx is done. The error is nat.ErrConflict if another agent has the host's name,

@@ -61,7 +61,7 @@ func TestFleet(t *testing.T) {
 	f.answers(t, f.hosts[0], 9090, "first")
 	f.answers(t, f.hosts[2], 9090, "third")
 	eventually(t, func() error {
-		s, _ := f.status(t, f.hosts[2])
+		s := f.status(t, f.hosts[2])
 		if len(s.Errors) != 1 || s.Errors[0].Key != "desired/all/mapping/taken" || !strings.Contains(s.Errors[0].Reason, "tcp 9090 is published") {
 			return fmt.Errorf("status: %+v", s)
 		}
@@ -128,7 +128,7 @@ func TestFleet(t *testing.T) {
 		f.answers(t, h, 20499, "first")
 	}
 	eventually(t, func() error {
-		s, _ := f.status(t, f.hosts[2])
+		s := f.status(t, f.hosts[2])
 		if s.Mappings != 500 || len(s.Errors) != 0 {
 			return fmt.Errorf("status: %+v", s)
 		}

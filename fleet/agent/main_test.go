@@ -94,7 +94,7 @@ func (f *fleet) join(t *testing.T, h *host) {
 
 func (f *fleet) agentOf(h *host, name string) *exec.Cmd {
 	cmd := exec.Command(f.agent, "agent", "--host", name, "--group", strings.Join(h.groups, ","), "--socket", h.daemon.Path(),
-		"--listen", "", "--state-dir", filepath.Join(f.dir, h.NS.Name()))
+		"--listen", "", "--state-dir", filepath.Join(f.dir, h.Name()))
 	cmd.Env = f.env
 	return cmd
 }
@@ -114,18 +114,15 @@ func (f *fleet) apply(t *testing.T, file string, scope ...string) string {
 	return r.Stdout
 }
 
-func (f *fleet) status(t *testing.T, h *host) (s keys.HostStatus, alive bool) {
+func (f *fleet) status(t *testing.T, h *host) (s keys.HostStatus) {
 	t.Helper()
 	r := f.do(t, "", "status", h.name, "--json")
 	if r.Code != 0 {
-		return s, false
+		return s
 	}
-	var docs []struct {
-		Alive bool `json:"alive"`
-		keys.HostStatus
-	}
+	var docs []keys.HostStatus
 	require.NoError(t, json.Unmarshal([]byte(r.Stdout), &docs))
-	return docs[0].HostStatus, docs[0].Alive
+	return docs[0]
 }
 
 // answers waits until a port of a host is answered by the backend of a name.

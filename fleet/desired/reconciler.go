@@ -123,9 +123,9 @@ func (r *Reconciler) Event(e api.Event) bool {
 	case api.EventLost:
 		r.lost = true
 		return true
-	case api.EventUnpublished, api.EventExpired, api.EventPublished:
-	default:
+	case api.EventRepaired, api.EventHost:
 		return false
+	case api.EventUnpublished, api.EventExpired, api.EventPublished:
 	}
 	again := len(r.refused) != 0 && e.Type != api.EventPublished // what was in their way may be gone
 	if again {
@@ -375,6 +375,7 @@ func (r *Reconciler) plan() (p plan, ok bool) {
 			if x.change = difference(r.have[t.name], x.want); len(x.change.Remove)+len(x.change.Publish) != 0 {
 				p.mappings = append(p.mappings, x)
 			}
+		case keys.KindFloat: // of package float
 		case keys.KindNetwork:
 			if n, differs := r.netChange(t, it); differs {
 				p.networks = append(p.networks, n)
