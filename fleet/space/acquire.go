@@ -145,7 +145,7 @@ func (m *Manager) refused(ctx context.Context, p *pool) error {
 	defer m.mu.Unlock()
 	if !there {
 		p.at = 0
-		return fmt.Errorf("there is no shared network %q any more: %w", p.name, nat.ErrNotFound)
+		return noNetwork(p.name)
 	}
 	m.put(def)
 	return nil

@@ -64,6 +64,20 @@ func List(ctx context.Context, s *store.Store) (all []Shared, closed error, err 
 	return all, closed, nil
 }
 
+// Find returns the shared network of a name. The error is nat.ErrNotFound if there is none.
+func Find(ctx context.Context, s *store.Store, name string) (Shared, error) {
+	all, _, err := List(ctx, s)
+	if err != nil {
+		return Shared{}, err
+	}
+	for _, one := range all {
+		if one.Name == name && one.Prefix.IsValid() {
+			return one, nil
+		}
+	}
+	return Shared{}, noNetwork(name)
+}
+
 // readAll reads all there is. The manager that it returns is of no host.
 func readAll(ctx context.Context, s *store.Store) (*Manager, error) {
 	snap, err := s.List(ctx, keys.Spaces)
@@ -144,7 +158,7 @@ func Remove(ctx context.Context, s *store.Store, name string) error {
 	}
 	p := m.pools[name]
 	if p == nil || p.at == 0 {
-		return fmt.Errorf("there is no shared network %q: %w", name, nat.ErrNotFound)
+		return noNetwork(name)
 	}
 	if by := p.ring.held(); len(by) != 0 {
 		return &nat.TakenError{What: "shared network " + name, Holder: "blocks of host " + strings.Join(slices.Sorted(maps.Keys(by)), ", ")}
@@ -180,7 +194,7 @@ func Forget(ctx context.Context, s *store.Store, host string) (freed []string, e
 	}
 	_, member := m.hosts[host]
 	if !member && !slices.ContainsFunc(slices.Collect(maps.Values(m.pools)), func(p *pool) bool { return p.ring != nil && len(p.ring.of(host)) != 0 }) {
-		return nil, fmt.Errorf("no host %q has taken part: %w", host, nat.ErrNotFound)
+		return nil, missingError(fmt.Sprintf("no host %q has taken part", host))
 	}
 	dead := clientv3.Compare(clientv3.CreateRevision(s.Key(keys.Host(host))), "=", 0)
 	// First it cannot acquire any more.
@@ -219,7 +233,7 @@ func cameBack(err error, host string) error {
 func Resume(ctx context.Context, s *store.Store) error {
 	_, found, _, err := s.Get(ctx, keys.SpaceClosed)
 	if err == nil && !found {
-		err = fmt.Errorf("hosts lease already: %w", nat.ErrNotFound)
+		err = missingError("nothing keeps hosts from leasing")
 	}
 	if err != nil {
 		return err

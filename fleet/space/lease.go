@@ -177,6 +177,7 @@ func (m *Manager) attach(ctx context.Context, h *holding, a nat.EndpointSpec) (n
 	case err == nil && !report.Unchanged:
 		h.last = ep.Address
 		h.used++
+		h.idle = time.Time{}
 	case errors.Is(err, nat.ErrExhausted) && strings.Contains(err.Error(), "network "+h.name+" "): // and not of ports
 		h.full = true
 		return ep, errFull
@@ -290,7 +291,7 @@ func (m *Manager) release(ctx context.Context, network, name string) ([]nat.Mapp
 		return nil, err
 	}
 	if shared, _, ok := ParseBlockName(ep.Network); !ok || shared != network {
-		return nil, fmt.Errorf("endpoint %s is in network %s: %w", name, ep.Network, nat.ErrNotFound)
+		return nil, missingError(fmt.Sprintf("endpoint %s is in network %s", name, ep.Network))
 	}
 	ms, err := m.daemon.Detach(ctx, name)
 	if err != nil {
@@ -315,7 +316,7 @@ func (m *Manager) tidy(ctx context.Context, p *pool) {
 	m.mu.Unlock()
 	for i := 0; i < len(p.mine); i++ {
 		h := p.mine[i]
-		if h.used > 0 || h.fault != "" || p.room(def, h) < def.capacity()/2 {
+		if h.used > 0 || h.fault != "" || p.room(def, h) < def.capacity()/2 && !m.isIdle(h) {
 			continue
 		}
 		if err := m.drop(ctx, p, i); err != nil {
@@ -324,6 +325,14 @@ func (m *Manager) tidy(ctx context.Context, p *pool) {
 		}
 		i--
 	}
+}
+
+// isIdle reports whether nothing was in a block for a while. Then it is given back even if it is the last.
+func (m *Manager) isIdle(h *holding) bool {
+	if h.idle.IsZero() {
+		h.idle = time.Now()
+	}
+	return time.Since(h.idle) >= m.every
 }
 
 // drop removes the network of a holding from the daemon, and gives the block back.

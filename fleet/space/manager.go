@@ -29,6 +29,17 @@ var (
 	ErrNotYet = errors.New("etcd has not told yet what this host and others hold")
 )
 
+// missingError says what there is not. It is nat.ErrNotFound.
+type missingError string
+
+func (e missingError) Error() string { return string(e) }
+
+func (e missingError) Unwrap() error { return nat.ErrNotFound }
+
+func noNetwork(name string) error {
+	return missingError(fmt.Sprintf("there is no shared network %q", name))
+}
+
 // Daemon is what a manager asks of the daemon of its host: [*api.Client] has it.
 type Daemon interface {
 	Networks(context.Context) ([]nat.Network, error)
@@ -110,6 +121,7 @@ type holding struct {
 	full  bool       // when it was asked last
 	used  int        // endpoints, as far as is known
 	port  int        // of the block: where the search goes on
+	idle  time.Time  // since when nothing is in it; zero: something is, or was when that was looked at
 	fault string     // why nothing is leased from it
 }
 
@@ -307,7 +319,7 @@ func (m *Manager) await(ctx context.Context, name string) (*pool, Definition, er
 	}
 	p := m.pool(name)
 	if _, _, ports := keys.ParsePortPool(name); !ports && p.at == 0 {
-		return nil, Definition{}, fmt.Errorf("there is no shared network %q: %w", name, nat.ErrNotFound)
+		return nil, Definition{}, noNetwork(name)
 	}
 	return p, p.def, nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/nat"
@@ -183,7 +184,7 @@ func (m *Manager) reconcilePorts(ctx context.Context, p *pool) (contradictions i
 		if i := slices.IndexFunc(before, func(o *holding) bool { return o.index == index }); i >= 0 {
 			h = before[i]
 		}
-		h.fault = ""
+		h.fault, h.idle = "", time.Time{}
 		p.mine = append(p.mine, h)
 		ok, err := m.claim(ctx, p, index)
 		if err != nil {
@@ -198,13 +199,13 @@ func (m *Manager) reconcilePorts(ctx context.Context, p *pool) (contradictions i
 			m.mu.Unlock()
 		}
 	}
-	if len(p.mine) == 0 && len(before) != 0 {
+	if len(p.mine) == 0 && p.turn < len(before) {
+		last := before[p.turn]
 		m.mu.Lock()
-		closed := m.closed != nil
-		held := p.ring.blocks[before[p.turn%len(before)].index].host == m.host
+		stays := m.closed == nil && p.ring.blocks[last.index].host == m.host
 		m.mu.Unlock()
-		if !closed && held { // the one in use stays
-			p.mine = append(p.mine, before[p.turn%len(before)])
+		if stays && !m.isIdle(last) {
+			p.mine = append(p.mine, last)
 		}
 	}
 	p.turn = max(0, min(p.turn, len(p.mine)-1))

@@ -233,7 +233,9 @@ func (m *Manager) reconcilePool(ctx context.Context, p *pool) (contradictions in
 		if i := slices.IndexFunc(before, func(o *holding) bool { return o.name == n.Name }); i >= 0 {
 			h = before[i]
 		}
-		h.used, h.full, h.fault = used[n.Name], false, ""
+		if h.used, h.full, h.fault = used[n.Name], false, ""; h.used != 0 {
+			h.idle = time.Time{}
+		}
 		p.mine = append(p.mine, h)
 		switch {
 		case !there:

@@ -181,15 +181,11 @@ func newNetworkRoutes(g *global) *cobra.Command {
 		Example: "  nftnat-fleet network routes all --via b=192.0.2.22 --via c=192.0.2.23 | sh",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: withStore(g, func(ctx context.Context, cmd *cobra.Command, s *store.Store, args []string) error {
-			all, _, err := space.List(ctx, s)
+			network, err := space.Find(ctx, s, args[0])
 			if err != nil {
 				return err
 			}
-			at := slices.IndexFunc(all, func(one space.Shared) bool { return one.Name == args[0] && one.Prefix.IsValid() })
-			if at < 0 {
-				return fmt.Errorf("there is no shared network %q: %w", args[0], nat.ErrNotFound)
-			}
-			return printRoutes(cmd.OutOrStdout(), all[at], via)
+			return printRoutes(cmd.OutOrStdout(), network, via)
 		}),
 	}
 	cmd.Flags().StringArrayVar(&via, "via", nil, "the `HOST=ADDRESS` that leads to a host's blocks")
