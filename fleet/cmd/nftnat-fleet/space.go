@@ -172,39 +172,76 @@ func newNetworkRm(g *global) *cobra.Command {
 }
 
 func newNetworkRoutes(g *global) *cobra.Command {
-	var via []string
+	var (
+		via  []string
+		here string
+	)
+	name, _ := os.Hostname()
 	cmd := &cobra.Command{
-		Use:   "routes NAME --via HOST=ADDRESS...",
+		Use:   "routes NAME",
 		Short: "Print the commands that route a shared network's blocks to the hosts that hold them",
-		Long: "Print a line of ip(8) for each block of each host that --via gives an address of. Packets\n" +
-			"between hosts are the operator's: run the lines on hosts of one LAN, or have routers do it.",
-		Example: "  nftnat-fleet network routes all --via b=192.0.2.22 --via c=192.0.2.23 | sh",
+		Long: "Print a line of ip(8) for each block of each other host, by the address from which its agent reaches\n" +
+			"etcd or that --via gives. Packets between hosts are the operator's: run the lines on hosts of one\n" +
+			"LAN, or have routers do it.",
+		Example: "  nftnat-fleet network routes all | sh\n  nftnat-fleet network routes all --via b=198.51.100.2",
 		Args:    usage(cobra.ExactArgs(1)),
 		RunE: withStore(g, func(ctx context.Context, cmd *cobra.Command, s *store.Store, args []string) error {
 			network, err := space.Find(ctx, s, args[0])
 			if err != nil {
 				return err
 			}
-			return printRoutes(cmd.OutOrStdout(), network, via)
+			ways, err := addressesOf(ctx, s, via)
+			if err != nil {
+				return err
+			}
+			delete(ways, here)
+			return printRoutes(cmd.OutOrStdout(), network, ways)
 		}),
 	}
 	cmd.Flags().StringArrayVar(&via, "via", nil, "the `HOST=ADDRESS` that leads to a host's blocks")
+	cmd.Flags().StringVar(&here, "host", name, "the `NAME` of the host for which the routes are; its own blocks need none")
 	return cmd
 }
 
-func printRoutes(w io.Writer, network space.Shared, via []string) error {
+// addressesOf returns the addresses of hosts: those that are given, else that of the agent.
+func addressesOf(ctx context.Context, s *store.Store, via []string) (map[string]netip.Addr, error) {
+	ways := map[string]netip.Addr{}
+	agents, err := s.List(ctx, keys.Hosts)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range agents.Entries {
+		if a, err := keys.ParseAgent(e.Value); err == nil {
+			if at, err := netip.ParseAddr(a.Address); err == nil {
+				ways[strings.TrimPrefix(e.Key, keys.Hosts)] = at
+			}
+		}
+	}
 	for _, text := range via {
 		host, addr, ok := strings.Cut(text, "=")
 		at, err := netip.ParseAddr(addr)
 		if !ok || err != nil || keys.ValidateName("host", host) != nil {
-			return usageError{fmt.Errorf("--via %q is not HOST=ADDRESS", text)}
+			return nil, usageError{fmt.Errorf("--via %q is not HOST=ADDRESS", text)}
+		}
+		ways[host] = at
+	}
+	return ways, nil
+}
+
+func printRoutes(w io.Writer, network space.Shared, ways map[string]netip.Addr) error {
+	for _, host := range slices.Sorted(maps.Keys(ways)) {
+		family := ""
+		if network.Prefix.Addr().Is6() {
+			family = "-6 "
+		} else if ways[host].Is6() {
+			family = "-4 "
+		}
+		by := "via"
+		if ways[host].Is6() && network.Prefix.Addr().Is4() {
+			by = "via inet6"
 		}
 		for _, i := range network.Held[host] {
-			family := ""
-			if at.Is6() {
-				family = "-6 "
-			}
-			if _, err := fmt.Fprintf(w, "ip %sroute replace %s via %s\n", family, network.BlockPrefix(i), at); err != nil {
+			if _, err := fmt.Fprintf(w, "ip %sroute replace %s %s %s\n", family, network.BlockPrefix(i), by, ways[host]); err != nil {
 				return err
 			}
 		}
