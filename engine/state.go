@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"slices"
 
+	"github.com/nftnat/nftnat/engine/internal/hostnet"
 	"github.com/nftnat/nftnat/engine/internal/ipam"
 	"github.com/nftnat/nftnat/engine/internal/portset"
 	"github.com/nftnat/nftnat/nat"
@@ -85,20 +87,34 @@ func (e *Engine) DiffState(ctx context.Context, s nat.State) ([]nat.Change, erro
 // Errors are those of Attach, CreateNetwork and Publish; on any error nothing has
 // changed.
 func (e *Engine) ApplyState(ctx context.Context, s nat.State) ([]nat.Change, error) {
-	return update(ctx, e, func(c *core) ([]nat.Change, error) { return c.applyState(ctx, s) })
+	return e.ApplyMany(ctx, s, nat.Mappings{})
 }
 
-func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change, err error) {
+// ApplyMany is ApplyState of a state with more mappings, of which there may be very many. They are
+// valid, no two of them overlap, and where nothing is published they are never there all at once.
+func (e *Engine) ApplyMany(ctx context.Context, s nat.State, more nat.Mappings) ([]nat.Change, error) {
+	return update(ctx, e, func(c *core) ([]nat.Change, error) { return c.applyState(ctx, s, more) })
+}
+
+func (e *core) applyState(ctx context.Context, s nat.State, more nat.Mappings) (lines []nat.Change, err error) {
+	collect := func() {
+		s.Mappings = append(slices.Clip(s.Mappings), more.Slice()...)
+		more = nat.Mappings{}
+	}
 	err = e.retryOnConflict(ctx, func() error {
-		c, err := e.stateDifference(s)
-		if err != nil {
-			return err
+		c, ok := e.firstDifference(&s, more)
+		if !ok {
+			collect()
+			if c, err = e.stateDifference(s); err != nil {
+				return err
+			}
 		}
 		if c.Empty() && c.ipamDiff.Empty() {
 			e.unchanged(true)
 			return e.confirm()
 		}
 		if err := e.applyOnce(ctx, c); err != nil {
+			collect()
 			return asked(err, false, allMappings(s))
 		}
 		lines = e.linesOf(&c)
@@ -109,9 +125,55 @@ func (e *core) applyState(ctx context.Context, s nat.State) (lines []nat.Change,
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("apply %d networks, %d endpoints and %d mappings: %w",
-			len(s.Networks), len(s.Endpoints), len(s.Mappings), err)
+			len(s.Networks), len(s.Endpoints), len(s.Mappings)+more.Len, err)
 	}
 	return lines, nil
+}
+
+// firstDifference is stateDifference of very many mappings where nothing is published, without a
+// list of them. ok is false if that is not so, or if something is wrong, which stateDifference says.
+func (e *core) firstDifference(s *nat.State, more nat.Mappings) (c change, ok bool) {
+	if more.Len == 0 || len(s.Mappings)+len(s.Endpoints)+e.mappings.Len() != 0 {
+		return change{}, false
+	}
+	after, err := e.wantedIPAM(*s)
+	if err != nil {
+		return change{}, false
+	}
+	c.Added = make([]portset.Port, 0, more.Len)
+	now := e.now()
+	for m := range more.All {
+		if over(&m, now) {
+			continue
+		}
+		if p := portset.Of(m); m.More == 0 {
+			c.want(&p, nil)
+		} else {
+			c.wantRange(&m, &e.mappings)
+		}
+	}
+	hosts := hostnet.NewRouteCache(e.host.Lookup, hostnet.RouteMap{})
+	hosts.InNetwork = after.Contains
+	err = hosts.Fetch(func(yield func(netip.Addr) bool) {
+		for i := range c.Added {
+			if !yield(c.Added[i].Backend.Addr()) {
+				return
+			}
+		}
+	}, e.host.LookupAll)
+	for i := 0; i < len(c.Added) && err == nil; i++ {
+		var reason string
+		if reason, err = hosts.Fault(c.Added[i].AddrPort.Addr(), c.Added[i].Backend.Addr()); reason != "" {
+			return change{}, false
+		}
+	}
+	if err != nil || e.checkMasquerade(&c.Change) != nil {
+		return change{}, false
+	}
+	e.warnUnreachable(hosts)
+	c.routes = hosts.Routes
+	e.changeIPAM(&c, after)
+	return c, true
 }
 
 func (e *core) stateDifference(s nat.State) (change, error) {

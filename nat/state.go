@@ -3,6 +3,11 @@
 
 package nat
 
+import (
+	"iter"
+	"slices"
+)
+
 // State is everything that an engine has published, and what a state file lists.
 type State struct {
 	Networks []Network
@@ -23,4 +28,19 @@ type StoredState struct {
 	// table that was loaded from an older ruleset it is not published again. Each list is
 	// bounded.
 	Removed State
+}
+
+// Mappings are mappings of which there may be very many, and which are made one by one, whenever
+// they are asked for: always the same.
+type Mappings struct {
+	Len int
+	All iter.Seq[Mapping] // nil if Len is zero
+}
+
+// Slice returns them.
+func (ms Mappings) Slice() []Mapping {
+	if ms.Len == 0 {
+		return nil
+	}
+	return slices.AppendSeq(make([]Mapping, 0, ms.Len), ms.All)
 }

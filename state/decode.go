@@ -42,16 +42,25 @@ const (
 // errors. Items are in the order of the file. Errors of r are wrapped; every other error
 // is a [*LineError] or, for a file too large, an [*nat.InvalidError].
 func Decode(r io.Reader, name string) (nat.State, error) {
+	file, err := readAll(r, name)
+	if err != nil {
+		return nat.State{}, err
+	}
+	s, err := decode(file, name)
+	return s.State, err
+}
+
+// readAll reads the whole text.
+func readAll(r io.Reader, name string) (string, error) {
 	file, err := read(r)
 	if err != nil {
 		var of *fs.PathError // of a file it has the name, too
 		if errors.As(err, &of) {
 			err = of.Err
 		}
-		return nat.State{}, fmt.Errorf("read %s: %w", name, err)
+		return "", fmt.Errorf("read %s: %w", name, err)
 	}
-	s, err := decode(file, name)
-	return s.State, err
+	return file, nil
 }
 
 // decode reads the text of a file, and which table had the state if the file says so.

@@ -3,7 +3,7 @@
 
 // Package state reads and writes an [nat.State]: as YAML, which "nftnat export" writes and
 // "nftnat apply -f" reads, and as JSON, in which a [File] stores it for reboots. [Decode]
-// reads both.
+// reads both; [Scan] makes no list of very many mappings.
 //
 //	version: 1
 //	networks:

@@ -75,6 +75,9 @@ type document struct {
 	ports                         [][]int
 	// size is that of the file in bytes, and texts how many texts of lists were read.
 	size, texts int
+	// pass takes the mappings in the place of state, until it returns false; nil: they are in state.
+	pass func(m *nat.Mapping) bool
+	one  nat.Mapping // that is passed: others would be allocated
 }
 
 // field reads a key of the file and its value.
@@ -121,7 +124,9 @@ func (d *document) item(section string, v *value) *LineError {
 		d.endpoints = append(d.endpoints, v.line)
 		return d.endpoint(v)
 	}
-	d.mappings = append(d.mappings, v.line)
+	if d.pass == nil {
+		d.mappings = append(d.mappings, v.line)
+	}
 	return d.mapping(v)
 }
 
@@ -277,8 +282,13 @@ func (d *document) mapping(v *value) *LineError {
 		return &LineError{Line: said.line, Err: err}
 	}
 	rest.Proto, rest.Frontend, rest.Backend, rest.More = m.Proto, m.Frontend, m.Backend, m.More
-	m = rest
-	d.state.Mappings = append(d.state.Mappings, m)
+	if d.pass != nil {
+		if d.one = rest; !d.pass(&d.one) {
+			return fault(v.line, "mapping", said.text, "no more are wanted")
+		}
+		return nil
+	}
+	d.state.Mappings = append(d.state.Mappings, rest)
 	return nil
 }
 

@@ -17,21 +17,26 @@ import (
 // another form, or a fault: then the library reads it, and says what is wrong.
 func decodeLines(file string) (s nat.State, ok bool) {
 	d := document{size: len(file)}
-	r := lineReader{document: &d}
+	if !d.lines(file) {
+		return nat.State{}, false
+	}
+	return d.state, true
+}
+
+// lines reads a whole file.
+func (d *document) lines(file string) bool {
+	r := lineReader{document: d}
 	for line := range strings.Lines(file) {
 		r.line++
 		if !r.read(strings.TrimSuffix(line, "\n")) {
-			return nat.State{}, false
+			return false
 		}
-		if r.section == "mappings" && d.mappings == nil {
+		if r.section == "mappings" && d.mappings == nil && d.pass == nil {
 			n := strings.Count(file, "\n") // at most, an item a line
 			d.state.Mappings, d.mappings = make([]nat.Mapping, 0, n), make([]int, 0, n)
 		}
 	}
-	if !r.leave() || d.end(1, "") != nil {
-		return nat.State{}, false
-	}
-	return d.state, true
+	return r.leave() && d.end(1, "") == nil
 }
 
 // lineReader reads lines. Its methods return false for what it cannot read.

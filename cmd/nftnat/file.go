@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -34,18 +35,18 @@ func newApply(g *global) *cobra.Command {
 			if file == "" {
 				return usageError{fmt.Errorf("apply needs -f FILE, or -f - for standard input")}
 			}
-			want, err := readFile(cmd, file)
+			want, more, err := readFile(cmd, file)
 			if err != nil {
 				return err
 			}
 			if dryRun {
 				return show(g, cmd, reading, func(p publisher, ctx context.Context) ([]nat.Change, error) {
-					return p.DiffState(ctx, want)
+					return p.DiffState(ctx, whole(want, more))
 				}, g.changeDocs, printChanges)
 			}
 			// Of many changes a slice takes more memory than all else.
 			var made []nat.Mapping // what an engine of this process has published
-			out := bufio.NewWriter(cmd.OutOrStdout())
+			out := bufio.NewWriterSize(cmd.OutOrStdout(), 32<<10)
 			if !g.json {
 				g.changes = func(c nat.Change) {
 					printChange(out, c)
@@ -55,7 +56,10 @@ func newApply(g *global) *cobra.Command {
 				}
 			}
 			return change(g, cmd, func(p publisher, ctx context.Context) ([]nat.Change, error) {
-				return p.ApplyState(ctx, want)
+				if d, ok := p.(direct); ok {
+					return d.ApplyMany(ctx, want, more)
+				}
+				return p.ApplyState(ctx, whole(want, more))
 			}, g.changeDocs, func(_ io.Writer, changes []nat.Change) error {
 				for _, c := range changes {
 					g.changes(c)
@@ -77,16 +81,23 @@ func newApply(g *global) *cobra.Command {
 	return offer(cmd, toDaemon+forPorts)
 }
 
-func readFile(cmd *cobra.Command, name string) (nat.State, error) {
+// readFile reads a file. Of very many mappings there may be no list.
+func readFile(cmd *cobra.Command, name string) (nat.State, nat.Mappings, error) {
 	if name == "-" {
-		return state.Decode(cmd.InOrStdin(), "standard input")
+		return state.Scan(cmd.InOrStdin(), "standard input")
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nat.State{}, usageError{err}
+		return nat.State{}, nat.Mappings{}, usageError{err}
 	}
 	defer func() { _ = f.Close() }() // was only read
-	return state.Decode(f, name)
+	return state.Scan(f, name)
+}
+
+// whole returns a state with all mappings.
+func whole(s nat.State, more nat.Mappings) nat.State {
+	s.Mappings = append(slices.Clip(s.Mappings), more.Slice()...)
+	return s
 }
 
 // changeDocs are the documents of changes.

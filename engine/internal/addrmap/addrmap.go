@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 )
 
 // Map is a map by addresses. The zero value is empty. Like a Go map, copies of it that was
@@ -21,12 +22,28 @@ type Map[V any] struct {
 type pages[V any] struct {
 	pages map[uint32]*page[V]
 	count int // of addresses
+	// last is the page that was found last, where the next address often is too. Several may read
+	// at once.
+	last atomic.Pointer[page[V]]
 }
 
 // page has the values of up to 64 addresses in a row, in their order.
 type page[V any] struct {
+	key    uint32
 	has    uint64 // a bit for each address
 	values []V
+}
+
+// find returns a page, or nil.
+func (ps *pages[V]) find(key uint32) *page[V] {
+	p := ps.last.Load()
+	if p != nil && p.key == key {
+		return p
+	}
+	if p = ps.pages[key]; p != nil {
+		ps.last.Store(p)
+	}
+	return p
 }
 
 const pageBits = 6
@@ -51,7 +68,7 @@ func (m Map[V]) Get(a netip.Addr) (v V, ok bool) {
 		return v, false
 	}
 	key, bit := place(a)
-	p := m.four.pages[key]
+	p := m.four.find(key)
 	if p == nil || p.has&bit == 0 {
 		return v, false
 	}
@@ -77,9 +94,9 @@ func (m *Map[V]) Set(a netip.Addr, v V) {
 		m.four = &pages[V]{pages: map[uint32]*page[V]{}}
 	}
 	key, bit := place(a)
-	p := m.four.pages[key]
+	p := m.four.find(key)
 	if p == nil {
-		p = &page[V]{}
+		p = &page[V]{key: key}
 		m.four.pages[key] = p
 	}
 	i := p.before(bit)
@@ -102,7 +119,7 @@ func (m Map[V]) Delete(a netip.Addr) {
 		return
 	}
 	key, bit := place(a)
-	p := m.four.pages[key]
+	p := m.four.find(key)
 	if p == nil || p.has&bit == 0 {
 		return
 	}
@@ -112,6 +129,7 @@ func (m Map[V]) Delete(a netip.Addr) {
 	m.four.count--
 	if p.has == 0 {
 		delete(m.four.pages, key)
+		m.four.last.Store(nil)
 	}
 }
 
@@ -127,8 +145,8 @@ func (m Map[V]) Len() int {
 // may be deleted meanwhile.
 func (m Map[V]) All(yield func(netip.Addr, V) bool) {
 	if m.four != nil {
-		for key, p := range m.four.pages {
-			if !p.all(key, yield) {
+		for _, p := range m.four.pages {
+			if !p.all(yield) {
 				return
 			}
 		}
@@ -140,15 +158,15 @@ func (m Map[V]) All(yield func(netip.Addr, V) bool) {
 	}
 }
 
-// all yields those of a page, by its key. It reports whether more are wanted.
-func (p *page[V]) all(key uint32, yield func(netip.Addr, V) bool) bool {
+// all yields those of a page. It reports whether more are wanted.
+func (p *page[V]) all(yield func(netip.Addr, V) bool) bool {
 	for left := p.has; left != 0; left &= left - 1 {
 		bit := left & -left
 		if p.has&bit == 0 {
 			continue // deleted meanwhile
 		}
 		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], key<<pageBits|uint32(bits.TrailingZeros64(bit)))
+		binary.BigEndian.PutUint32(b[:], p.key<<pageBits|uint32(bits.TrailingZeros64(bit)))
 		if !yield(netip.AddrFrom4(b), p.values[p.before(bit)]) {
 			return false
 		}

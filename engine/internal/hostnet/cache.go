@@ -108,40 +108,44 @@ func (c *RouteCache) CheckAll(ms []*nat.Mapping, lookUp func([]netip.Addr) (Rout
 // Check refuses a mapping that this host cannot publish. The address of a frontend may come
 // to the host later.
 func (c *RouteCache) Check(m *nat.Mapping) error {
-	if a := m.Frontend.Addr(); a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() {
-		r, err := c.Lookup(a)
+	reason, err := c.Fault(m.Frontend.Addr(), m.Backend.Addr())
+	if reason != "" {
+		return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(), Reason: reason}
+	}
+	return err
+}
+
+// Fault returns why this host cannot publish a mapping with these addresses, or "".
+func (c *RouteCache) Fault(front, back netip.Addr) (reason string, err error) {
+	if front.IsValid() && !front.IsUnspecified() && !front.IsLoopback() {
+		r, err := c.Lookup(front)
 		if err != nil {
-			return err
+			return "", err
 		}
 		switch {
 		case r.Kind == Local:
 		case r.Kind == Broadcast:
-			return invalid(m, "the frontend %s is a broadcast address", a)
-		case a == m.Backend.Addr():
-			return invalid(m, "frontend and backend have one address, %s", a)
+			return fmt.Sprintf("the frontend %s is a broadcast address", front), nil
+		case front == back:
+			return fmt.Sprintf("frontend and backend have one address, %s", front), nil
 		default:
-			c.Absent[a] = true
+			c.Absent[front] = true
 		}
 	}
-	a := m.Backend.Addr()
-	r, err := c.Lookup(a)
+	r, err := c.Lookup(back)
 	if err != nil {
-		return err
+		return "", err
 	}
 	switch r.Kind {
 	case Local:
-		return invalid(m, "the backend %s is this host itself", a)
+		reason = fmt.Sprintf("the backend %s is this host itself", back)
 	case Broadcast:
-		return invalid(m, "the backend %s is a broadcast address", a)
+		reason = fmt.Sprintf("the backend %s is a broadcast address", back)
 	case Other:
-		if c.InNetwork == nil || !c.InNetwork(a) {
-			return invalid(m, "the routing table forbids the backend %s", a)
+		if c.InNetwork == nil || !c.InNetwork(back) {
+			reason = fmt.Sprintf("the routing table forbids the backend %s", back)
 		}
 	case Unreachable, Unicast: // a route may be added later
 	}
-	return nil
-}
-
-func invalid(m *nat.Mapping, format string, a netip.Addr) error {
-	return &nat.InvalidError{What: nat.WhatMapping, Input: m.String(), Reason: fmt.Sprintf(format, a)}
+	return reason, nil
 }

@@ -35,15 +35,21 @@ func (r *Routes) LookupAll(addrs []netip.Addr) (found RouteMap, err error) {
 		return r.lookUpEach(addrs)
 	}
 	asked := make([]netip.Addr, len(rs)) // of each region, one of the addresses
+	in := 0
 	for _, a := range addrs {
-		asked[rs.of(a)] = a
+		in = rs.near(in, a)
+		asked[in] = a
 	}
 	answers, err := r.lookUpEach(slices.DeleteFunc(slices.Clone(asked), func(a netip.Addr) bool { return !a.IsValid() }))
 	if err != nil {
 		return RouteMap{}, err
 	}
+	var route *Route
 	for _, a := range addrs {
-		found.Set(a, answers.Map.Of(asked[rs.of(a)]))
+		if next := rs.near(in, a); next != in || found.Len() == 0 {
+			in, route = next, answers.Map.Of(asked[next])
+		}
+		found.Set(a, route)
 	}
 	return found, nil
 }

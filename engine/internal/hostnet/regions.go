@@ -30,6 +30,14 @@ func (rs regions) of(a netip.Addr) int {
 	return i
 }
 
+// near is of, which is quick if the address is in the region that one before it was in.
+func (rs regions) near(before int, a netip.Addr) int {
+	if rs[before].Compare(a) <= 0 && (before+1 == len(rs) || a.Less(rs[before+1])) {
+		return before
+	}
+	return rs.of(a)
+}
+
 // wholes are all addresses of a family, and those that the kernel judges before it looks at
 // the routes (ip_route_output_key_hash_rcu, ip6_route_output_flags, ipv6_addr_type).
 var wholes = map[bool][]netip.Prefix{
