@@ -51,7 +51,11 @@ func (m *Manager) acquireOnce(ctx context.Context, p *pool, avoid map[uint64]boo
 		clientv3.Compare(clientv3.CreateRevision(m.store.Key(keys.SpaceClosed)), "=", 0),
 		clientv3.Compare(clientv3.CreateRevision(m.store.Key(keys.SpaceHost(m.host))), ">", 0),
 	}
-	if p.at != 0 {
+	if !p.ofPorts() {
+		if p.at == 0 {
+			m.mu.Unlock()
+			return 0, false, noNetwork(p.name)
+		}
 		ifs = append(ifs, clientv3.Compare(clientv3.ModRevision(m.store.Key(keys.Space(p.name))), "=", p.at))
 	}
 	m.mu.Unlock()
@@ -134,7 +138,7 @@ func (m *Manager) refused(ctx context.Context, p *pool) error {
 		m.wake()
 		return fmt.Errorf("host %s was forgotten by an operator; it takes part again as soon as it is clear what it holds: try again", m.host)
 	}
-	if err != nil || p.at == 0 {
+	if err != nil || p.ofPorts() {
 		return err
 	}
 	def, there, _, err := m.get(ctx, keys.Space(p.name))

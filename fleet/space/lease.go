@@ -51,13 +51,31 @@ func (m *Manager) lease(ctx context.Context, network string, a nat.EndpointSpec)
 		return m.leaseCertain(ctx, p, def, a)
 	}
 	if m.wantsAnother(p, def) {
-		if _, err := m.another(ctx, p, def); err != nil {
-			p.notBefore = time.Now().Add(retryEarly) // there is room still
+		p.wanted = make(chan struct{})
+		select {
+		case m.want <- p:
+		default: // the next lease says it again
+			p.wanted = nil
 		}
 	}
-	ep, err := m.leaseNext(ctx, p, a)
-	if !errors.Is(err, errFull) {
-		return m.again(ctx, def, a, ep, err)
+	for {
+		ep, err := m.leaseNext(ctx, p, a)
+		if !errors.Is(err, errFull) {
+			return m.again(ctx, def, a, ep, err)
+		}
+		coming := p.wanted
+		if coming == nil {
+			break
+		}
+		p.leasing.Unlock()
+		select {
+		case <-coming:
+		case <-ctx.Done():
+		}
+		p.leasing.Lock()
+		if ctx.Err() != nil {
+			return nat.Endpoint{}, ctx.Err()
+		}
 	}
 	h, err := m.another(ctx, p, def)
 	if err != nil {
@@ -69,7 +87,7 @@ func (m *Manager) lease(ctx context.Context, network string, a nat.EndpointSpec)
 // wantsAnother reports whether this host has little room in its blocks, and can have one while others can, too: an address that is released would come
 // again soon.
 func (m *Manager) wantsAnother(p *pool, def Definition) bool {
-	if len(p.mine) == 0 || p.room(def) >= def.capacity()/4 || time.Now().Before(p.notBefore) {
+	if p.wanted != nil || len(p.mine) == 0 || p.room(def) >= def.capacity()/4 || time.Now().Before(p.notBefore) {
 		return false
 	}
 	m.mu.Lock()
@@ -79,6 +97,28 @@ func (m *Manager) wantsAnother(p *pool, def Definition) bool {
 		free -= uint64(n) //nolint:gosec // a number of blocks
 	}
 	return 8*free >= p.ring.size
+}
+
+// extend acquires another block for a pool that has little room. Leases do not wait for etcd meanwhile.
+func (m *Manager) extend(ctx context.Context, p *pool) {
+	m.mu.Lock()
+	def := p.def
+	m.mu.Unlock()
+	err := m.checkApart(ctx, def)
+	var index uint64
+	if err == nil {
+		index, err = m.acquire(ctx, p)
+	}
+	p.leasing.Lock()
+	defer p.leasing.Unlock()
+	close(p.wanted)
+	p.wanted = nil
+	if err == nil {
+		_, err = m.declare(ctx, p, def, index)
+	}
+	if err != nil { // there is room still
+		p.notBefore = time.Now().Add(retryEarly)
+	}
 }
 
 // room is how many addresses are free in the blocks of this host, as far as is known, but those in except.
@@ -190,12 +230,7 @@ func (m *Manager) another(ctx context.Context, p *pool, def Definition) (*holdin
 	if err := m.checkApart(ctx, def); err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	spare := slices.DeleteFunc(p.ring.of(m.host), func(i uint64) bool {
-		return slices.ContainsFunc(p.mine, func(h *holding) bool { return h.index == i })
-	})
-	m.mu.Unlock()
-	for _, index := range spare {
+	for _, index := range m.spares(p) {
 		if ok, err := m.renew(ctx, p, index); err != nil {
 			return nil, err
 		} else if ok {
@@ -207,6 +242,19 @@ func (m *Manager) another(ctx context.Context, p *pool, def Definition) (*holdin
 		return nil, err
 	}
 	return m.declare(ctx, p, def, index)
+}
+
+// spares are the blocks that this host has in etcd alone: of transactions whose outcome was not known, of daemons that
+// lost their networks, and what it does not need any more. Those that are being given back are none.
+func (m *Manager) spares(p *pool) []uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p.ring == nil {
+		return nil
+	}
+	return slices.DeleteFunc(p.ring.of(m.host), func(i uint64) bool {
+		return p.returning[i] || slices.ContainsFunc(p.mine, func(h *holding) bool { return h.index == i })
+	})
 }
 
 // renew puts the key of a block that this host holds again. Another transaction of this host, that gives it
@@ -233,13 +281,15 @@ func (m *Manager) renew(ctx context.Context, p *pool, index uint64) (bool, error
 	return found && now.nonce == nonce, err
 }
 
-// declare creates the network of a block in the daemon. If that fails, the block is given back.
+// declare creates the network of a block in the daemon. If that fails, the block is given back soon.
 func (m *Manager) declare(ctx context.Context, p *pool, def Definition, index uint64) (*holding, error) {
 	n, err := m.daemon.CreateNetwork(ctx, def.network(index))
 	if err != nil {
-		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
-		defer cancel()
-		return nil, errors.Join(err, m.giveBack(back, p, index))
+		m.wake() // the block is a spare one
+		return nil, err
+	}
+	if i := slices.IndexFunc(p.mine, func(h *holding) bool { return h.index == index }); i >= 0 {
+		return p.mine[i], nil // a lease that was urgent has found it
 	}
 	h := &holding{index: index, name: n.Name}
 	p.mine = append(p.mine, h)
@@ -300,8 +350,8 @@ func (m *Manager) release(ctx context.Context, network, name string) ([]nat.Mapp
 	if i := slices.IndexFunc(p.mine, func(h *holding) bool { return h.name == ep.Network }); i >= 0 {
 		p.mine[i].full = false
 		p.mine[i].used--
-		if p.mine[i].used <= 0 && m.isReady() {
-			m.tidy(ctx, p)
+		if p.mine[i].used <= 0 {
+			m.wake() // it does not wait for etcd
 		}
 	}
 	return ms, nil
@@ -319,11 +369,9 @@ func (m *Manager) tidy(ctx context.Context, p *pool) {
 		if h.used > 0 || h.fault != "" || p.room(def, h) < def.capacity()/2 && !m.isIdle(h) {
 			continue
 		}
-		if err := m.drop(ctx, p, i); err != nil {
-			m.log.Warn("shared network: a block could not be given back", "network", p.name, "block", h.name, "cause", err)
-			continue
+		if m.drop(ctx, p, i) == nil {
+			i--
 		}
-		i--
 	}
 }
 
@@ -335,7 +383,7 @@ func (m *Manager) isIdle(h *holding) bool {
 	return time.Since(h.idle) >= m.every
 }
 
-// drop removes the network of a holding from the daemon, and gives the block back.
+// drop removes the network of a holding from the daemon. Its block is a spare one then.
 func (m *Manager) drop(ctx context.Context, p *pool, i int) error {
 	h := p.mine[i]
 	if err := m.daemon.RemoveNetwork(ctx, h.name); err != nil && !errors.Is(err, nat.ErrNotFound) {
@@ -346,12 +394,6 @@ func (m *Manager) drop(ctx context.Context, p *pool, i int) error {
 	if p.turn > i || p.turn >= len(p.mine) {
 		p.turn = max(0, p.turn-1)
 	}
-	m.log.Info("shared network: gave a block back", "network", p.name, "block", h.name)
-	return m.giveBack(ctx, p, h.index) // else it is a spare one
-}
-
-func (m *Manager) isReady() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.claimed
+	m.log.Info("shared network: gives a block back", "network", p.name, "block", h.name)
+	return nil
 }

@@ -74,6 +74,7 @@ type Manager struct {
 	log    *slog.Logger
 	every  time.Duration
 	kick   chan struct{} // something is to be reconciled
+	want   chan *pool    // has little room
 	// Those of the store; tests record them.
 	commit func(ctx context.Context, ifs []clientv3.Cmp, then ...clientv3.Op) (ok bool, rev int64, err error)
 	get    func(ctx context.Context, key string) (e store.Entry, found bool, rev int64, err error)
@@ -103,7 +104,8 @@ type pool struct {
 	// leasing serializes leases, and guards what this host holds.
 	leasing sync.Mutex
 	mine    []*holding
-	turn    int // which of these leases next
+	turn    int           // which of these leases next
+	wanted  chan struct{} // closed when another block was acquired, which is not urgent; nil: none is
 	// notBefore is when a block may be asked for that is not urgent.
 	notBefore time.Time
 
@@ -111,6 +113,8 @@ type pool struct {
 	def  Definition // zero for ports
 	at   int64      // the revision of the definition; 0: there is none
 	ring *ring      // nil: without a definition
+	// returning are blocks that are being given back.
+	returning map[uint64]bool
 }
 
 // holding is a block that this host holds.
@@ -129,7 +133,7 @@ type holding struct {
 func New(o Options) *Manager {
 	m := &Manager{
 		host: o.Host, store: o.Store, daemon: o.Daemon, log: o.Log, every: o.Every,
-		kick: make(chan struct{}, 1), pools: map[string]*pool{}, hosts: map[string]entry{}, ready: make(chan struct{}), logged: map[string]bool{},
+		kick: make(chan struct{}, 1), want: make(chan *pool, 1), pools: map[string]*pool{}, hosts: map[string]entry{}, ready: make(chan struct{}), logged: map[string]bool{},
 	}
 	if m.store != nil {
 		m.commit, m.get = m.store.Commit, m.store.Get
@@ -201,13 +205,19 @@ func (m *Manager) wake() {
 func (m *Manager) pool(name string) *pool {
 	p := m.pools[name]
 	if p == nil {
-		p = &pool{name: name}
-		if _, _, ok := keys.ParsePortPool(name); ok {
+		p = &pool{name: name, returning: map[uint64]bool{}}
+		if p.ofPorts() {
 			p.ring = newRing(portBlocks)
 		}
 		m.pools[name] = p
 	}
 	return p
+}
+
+// ofPorts reports whether it is a pool of ports, which needs no definition.
+func (p *pool) ofPorts() bool {
+	_, _, ok := keys.ParsePortPool(p.name)
+	return ok
 }
 
 // put notes a key. The lock is held.
@@ -318,7 +328,7 @@ func (m *Manager) await(ctx context.Context, name string) (*pool, Definition, er
 		return nil, Definition{}, ErrClosed
 	}
 	p := m.pool(name)
-	if _, _, ports := keys.ParsePortPool(name); !ports && p.at == 0 {
+	if !p.ofPorts() && p.at == 0 {
 		return nil, Definition{}, noNetwork(name)
 	}
 	return p, p.def, nil

@@ -72,9 +72,8 @@ func (m *Manager) publish(ctx context.Context, how nat.PublishOptions, want nat.
 		return nat.Mapping{}, err
 	}
 	if done, err = m.publishIn(ctx, how, want, h, used); err != nil {
-		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
-		defer cancel()
-		return nat.Mapping{}, errors.Join(err, m.giveBack(back, p, h.index))
+		m.wake() // the block is a spare one
+		return nat.Mapping{}, err
 	}
 	p.mine = append(p.mine, h)
 	p.turn = len(p.mine) - 1
@@ -145,12 +144,7 @@ func (m *Manager) publishIn(ctx context.Context, how nat.PublishOptions, want na
 
 // anotherPorts has this host hold one more block of ports.
 func (m *Manager) anotherPorts(ctx context.Context, p *pool) (*holding, error) {
-	m.mu.Lock()
-	spare := slices.DeleteFunc(p.ring.of(m.host), func(i uint64) bool {
-		return slices.ContainsFunc(p.mine, func(h *holding) bool { return h.index == i })
-	})
-	m.mu.Unlock()
-	for _, index := range spare {
+	for _, index := range m.spares(p) {
 		if ok, err := m.renew(ctx, p, index); err != nil || ok {
 			return &holding{index: index}, err
 		}
@@ -209,5 +203,5 @@ func (m *Manager) reconcilePorts(ctx context.Context, p *pool) (contradictions i
 		}
 	}
 	p.turn = max(0, min(p.turn, len(p.mine)-1))
-	return contradictions, m.giveBackSpares(ctx, p)
+	return contradictions, nil
 }

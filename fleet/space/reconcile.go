@@ -17,12 +17,8 @@ import (
 	"github.com/nftnat/nftnat/fleet/keys"
 )
 
-const (
-	// giveBackTime bounds the undoing of an acquisition.
-	giveBackTime = 5 * time.Second
-	// retryTime is when what failed is tried again.
-	retryTime = time.Second
-)
+// retryTime is when what failed is tried again.
+const retryTime = time.Second
 
 // reconcileAlways reconciles when etcd has told something, and from time to time.
 func (m *Manager) reconcileAlways(ctx context.Context) {
@@ -32,6 +28,9 @@ func (m *Manager) reconcileAlways(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case p := <-m.want:
+			m.extend(ctx, p)
+			continue
 		case <-m.kick:
 		case <-tick.C:
 		}
@@ -101,6 +100,9 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	contradictions := 0
 	for _, p := range pools {
 		n, err := m.reconcilePool(ctx, p)
+		if err == nil {
+			err = m.giveBackSpares(ctx, p)
+		}
 		if err != nil {
 			return err
 		}
@@ -200,7 +202,7 @@ const maxCompares = 128
 
 // reconcilePool does so for one pool. It returns how many blocks this host holds that it cannot claim.
 func (m *Manager) reconcilePool(ctx context.Context, p *pool) (contradictions int, err error) {
-	if _, _, ports := keys.ParsePortPool(p.name); ports {
+	if p.ofPorts() {
 		return m.reconcilePorts(ctx, p)
 	}
 	p.leasing.Lock()
@@ -269,9 +271,6 @@ func (m *Manager) reconcilePool(ctx context.Context, p *pool) (contradictions in
 	if !there {
 		return contradictions, nil
 	}
-	if err := m.giveBackSpares(ctx, p); err != nil {
-		return 0, err
-	}
 	if closed { // others may have to claim these
 		for i := range slices.Backward(p.mine) {
 			if p.mine[i].used == 0 {
@@ -301,17 +300,26 @@ func (m *Manager) order(p *pool, current *holding) {
 	}
 }
 
-// giveBackSpares gives back blocks that this host has in etcd alone: of transactions whose outcome was
-// not known, of daemons that lost their networks.
+// giveBackSpares gives back blocks that this host has in etcd alone. Leases do not wait for that.
 func (m *Manager) giveBackSpares(ctx context.Context, p *pool) error {
+	p.leasing.Lock()
+	spare := m.spares(p)
 	m.mu.Lock()
-	spare := slices.DeleteFunc(p.ring.of(m.host), func(i uint64) bool {
-		return slices.ContainsFunc(p.mine, func(h *holding) bool { return h.index == i })
-	})
+	for _, i := range spare {
+		p.returning[i] = true
+	}
 	m.mu.Unlock()
+	p.leasing.Unlock()
 	var errs []error
-	for _, index := range spare {
-		errs = append(errs, m.giveBack(ctx, p, index))
+	for _, i := range spare {
+		if len(errs) == 0 { // etcd does not answer, and would not of the others
+			if err := m.giveBack(ctx, p, i); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		m.mu.Lock()
+		delete(p.returning, i)
+		m.mu.Unlock()
 	}
 	return errors.Join(errs...)
 }
