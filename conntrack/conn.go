@@ -142,7 +142,7 @@ func (c *Conn) walk(f Filter, fn func(*entry, Flow) error) (stop, err error) {
 		}
 		c.noFilter = true
 	}
-	return stop, explain(c.pass(dumpRequest(f.family()), f, each))
+	return stop, explain(c.pass(dumpRequest(f), f, each))
 }
 
 // walkFiltered lets the kernel choose. Its filter wants a family, so that both

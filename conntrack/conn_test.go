@@ -218,7 +218,7 @@ func TestStaleAnswers(t *testing.T) {
 
 	reader.queue = stale
 	entries := 0
-	require.NoError(t, c.reader.dump(dumpRequest(unix.AF_UNSPEC), func([]byte) error {
+	require.NoError(t, c.reader.dump(dumpRequest(Filter{}), func([]byte) error {
 		entries++
 		return nil
 	}))

@@ -91,10 +91,28 @@ func setSequence(b []byte, seq uint32, ack bool) {
 	binary.NativeEndian.PutUint32(b[8:], seq)
 }
 
-// dumpRequest returns the request for a dump of one family's entries, of both
-// for AF_UNSPEC, which kernels without filters know as well.
-func dumpRequest(family uint8) []byte {
-	return nlwire.CloseMessage(request(nil, msgGet, unix.NLM_F_DUMP, family))
+// dumpRequest returns the request for a dump of the entries of the filter's family, or of both, which
+// kernels without filters know as well: they ignore the status.
+func dumpRequest(f Filter) []byte {
+	b, _ := request(nil, msgGet, unix.NLM_F_DUMP, f.family())
+	return nlwire.CloseMessage(appendStatus(b, f), 0)
+}
+
+// appendStatus has the kernel choose by the status.
+func appendStatus(b []byte, f Filter) []byte {
+	var status, mask Status
+	if f.Unanswered {
+		mask |= StatusSeenReply
+	}
+	if f.Translated {
+		status |= StatusDNAT
+		mask |= StatusDNAT
+	}
+	if mask != 0 {
+		b = nlwire.AppendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(status))...)
+		b = nlwire.AppendAttr(b, ctaStatusMask, binary.BigEndian.AppendUint32(nil, uint32(mask))...)
+	}
+	return b
 }
 
 // filteredDumpRequest returns the request for a dump of those entries of one
@@ -143,19 +161,7 @@ func filteredDumpRequest(family uint8, f Filter) []byte {
 	b, filter := nlwire.OpenAttr(b, nlwire.Nested|ctaFilter)
 	b = nlwire.AppendAttr(b, ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)
 	b = nlwire.CloseAttr(b, filter)
-	var status, mask Status
-	if f.Unanswered {
-		mask |= StatusSeenReply
-	}
-	if f.Translated {
-		status |= StatusDNAT
-		mask |= StatusDNAT
-	}
-	if mask != 0 {
-		b = nlwire.AppendAttr(b, ctaStatus, binary.BigEndian.AppendUint32(nil, uint32(status))...)
-		b = nlwire.AppendAttr(b, ctaStatusMask, binary.BigEndian.AppendUint32(nil, uint32(mask))...)
-	}
-	return nlwire.CloseMessage(b, 0)
+	return nlwire.CloseMessage(appendStatus(b, f), 0)
 }
 
 // appendDelete appends the request to delete exactly this entry, with tuple and

@@ -119,6 +119,18 @@ func TestFilteredDump(t *testing.T) {
 	}
 }
 
+// Without a protocol the kernel can choose by the status alone, of both families.
+func TestDumpByStatus(t *testing.T) {
+	m, rest, err := nextMessage(dumpRequest(Filter{Translated: true, Unanswered: true}))
+	require.NoError(t, err)
+	require.Empty(t, rest)
+	require.Equal(t, []byte{unix.AF_UNSPEC, 0, 0, 0}, m.Payload[:nlwire.NetfilterHeader])
+	require.Equal(t, map[uint16][]byte{ctaStatus: {0, 0, 0, 32}, ctaStatusMask: {0, 0, 0, 34}}, attrs(t, m.Payload[nlwire.NetfilterHeader:]))
+	m, _, err = nextMessage(dumpRequest(Filter{Dst: netip.IPv6Unspecified()}))
+	require.NoError(t, err)
+	require.Equal(t, []byte{unix.AF_INET6, 0, 0, 0}, m.Payload)
+}
+
 // One request byte for byte, on machines of either byte order.
 func TestDumpBytes(t *testing.T) {
 	var want []byte

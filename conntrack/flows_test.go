@@ -106,17 +106,20 @@ func TestEachRealFlows(t *testing.T) {
 	require.True(t, flows[4003].Status&StatusDNAT != 0 && flows[4003].Status&StatusAssured != 0)
 
 	// The kernel sends the translated ones alone, of either family.
-	counter := &entriesOf{socket: c.reader.socket}
-	c.reader.socket = counter
-	translated := map[uint16]bool{}
-	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		require.NoError(t, c.Each(Filter{Proto: proto, Translated: true}, func(f Flow) error {
-			translated[f.Src.Port()] = true
-			return nil
-		}))
+	for _, protos := range [][]uint8{{unix.IPPROTO_TCP, unix.IPPROTO_UDP}, {0}} {
+		counter := &entriesOf{socket: c.reader.socket}
+		c.reader.socket = counter
+		translated := map[uint16]bool{}
+		for _, proto := range protos {
+			require.NoError(t, c.Each(Filter{Proto: proto, Translated: true}, func(f Flow) error {
+				translated[f.Src.Port()] = true
+				return nil
+			}))
+		}
+		require.Equal(t, map[uint16]bool{4000: true, 4003: true}, translated)
+		require.Equal(t, len(translated), counter.n)
+		c.reader.socket = counter.socket
 	}
-	require.Equal(t, map[uint16]bool{4000: true, 4003: true}, translated)
-	require.Equal(t, len(translated), counter.n)
 
 	entries, limit, err := c.Count()
 	require.NoError(t, err)

@@ -204,7 +204,7 @@ func TestTruncated(t *testing.T) {
 	c := dial(t, ns)
 	require.NoError(t, c.Each(Filter{}, func(Flow) error { return nil }))
 	size := 0
-	require.NoError(t, c.reader.dump(dumpRequest(unix.AF_UNSPEC), func(payload []byte) error {
+	require.NoError(t, c.reader.dump(dumpRequest(Filter{}), func(payload []byte) error {
 		size = nlwire.MessageHeader + len(payload)
 		return nil
 	}))

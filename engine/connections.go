@@ -52,18 +52,14 @@ type translation struct {
 // countFlows counts the flows of each translation.
 func countFlows(ctx context.Context, flows flowTable) (map[translation]int, error) {
 	counts := map[translation]int{}
-	for _, proto := range []nat.Proto{nat.TCP, nat.UDP} {
-		err := flows.Each(conntrack.Filter{Proto: uint8(proto)}, func(f conntrack.Flow) error {
-			if f.Status&conntrack.StatusDNAT != 0 {
-				counts[translation{portset.Frontend{Proto: proto, AddrPort: f.Dst}, f.ReplySrc}]++
-			}
-			return ctx.Err()
-		})
-		if err != nil {
-			return nil, err
+	// Of all protocols and both families, which is one walk through the kernel's table; that takes the longest.
+	err := flows.Each(conntrack.Filter{Translated: true}, func(f conntrack.Flow) error {
+		if p := nat.Proto(f.Proto); p == nat.TCP || p == nat.UDP {
+			counts[translation{portset.Frontend{Proto: p, AddrPort: f.Dst}, f.ReplySrc}]++
 		}
-	}
-	return counts, nil
+		return ctx.Err()
+	})
+	return counts, err
 }
 
 // connections sums the counts for each port.

@@ -254,7 +254,7 @@ func (t *fakeFlows) Delete(f conntrack.Filter, match func(conntrack.Flow) bool) 
 func inFilter(f conntrack.Filter, flow conntrack.Flow) bool {
 	dst := flow.Dst.Addr()
 	switch {
-	case flow.Proto != f.Proto, f.Unanswered && flow.Status&conntrack.StatusSeenReply != 0,
+	case f.Proto != 0 && flow.Proto != f.Proto, f.Unanswered && flow.Status&conntrack.StatusSeenReply != 0,
 		f.Translated && flow.Status&conntrack.StatusDNAT == 0:
 		return false
 	case f.FirstPort != 0 && (flow.Dst.Port() < f.FirstPort || flow.Dst.Port() > max(f.FirstPort, f.LastPort)):
