@@ -186,25 +186,32 @@ func (s *server) run(ctx context.Context) error {
 	return nil
 }
 
-// quietTime is how long nobody must have asked before memory is given back.
-const quietTime = 20 * time.Second
+const (
+	// quietTime is how long nobody must have asked before memory is given back, and busyTime how long it is kept where
+	// somebody asks again and again: a page that is open does, and so do hosts that search by SSDP.
+	quietTime = 20 * time.Second
+	busyTime  = time.Minute
+)
 
 // release gives memory back after the start, and when nobody asks any more after some have.
 func (s *server) release(ctx context.Context) error {
 	s.atStart.Release(ctx)
 	tick := time.NewTicker(quietTime)
 	defer tick.Stop()
-	for released, before := true, s.requests(); ; {
+	released, last := false, time.Now()
+	for before := s.requests(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 		now := s.requests()
-		if now == before && !released {
+		quiet := now == before
+		before = now
+		if released = released && quiet; !released && (quiet || time.Since(last) >= busyTime) {
 			s.atStart.GiveBack()
+			released, last = quiet, time.Now()
 		}
-		released, before = now == before, now
 	}
 }
 

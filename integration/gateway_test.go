@@ -152,19 +152,9 @@ func TestGatewayWANChanges(t *testing.T) {
 func TestGatewayBurst(t *testing.T) {
 	t.Parallel() // it waits
 	leases := labtest.RoundsOf(t, "NFTNAT_GATEWAY_LEASES", "leases", 2000, 10000)
-	b := newGatewayTestbed(t, lab.HostLAN, "--quota", fmt.Sprint(leases), "--igd", "off")
+	b := newGatewayTestbed(t, lab.HostLAN, "--quota", fmt.Sprint(leases))
 	b.start(t)
-	kib := func() int {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.gateway.Pid))
-		require.NoError(t, err)
-		var n int
-		_, rest, _ := strings.Cut(string(status), "VmRSS:")
-		_, err = fmt.Sscan(rest, &n)
-		require.NoError(t, err)
-		return n
-	}
-	await(t, "a gateway that waits", func() bool { return kib() <= 8<<10 })
-	t.Logf("it waits with %d KiB", kib())
+	b.waits(t)
 
 	c := b.dial(t, b.one)
 	raw, err := c.Conn.(*net.UDPConn).SyscallConn()
@@ -233,6 +223,35 @@ func TestGatewayBurst(t *testing.T) {
 	time.Sleep(time.Second)
 	used := cpu()
 	time.Sleep(2 * time.Second)
-	t.Logf("with %d leases it waits with %d KiB, and has used %s in 2 s", leases, kib(), cpu()-used)
+	t.Logf("with %d leases it waits with %d KiB, and has used %s in 2 s", leases, b.resident(t), cpu()-used)
 	require.LessOrEqual(t, cpu()-used, 10*time.Millisecond)
+}
+
+// After requests by each protocol, and while a page asks for the leases, a gateway comes back to what waiting takes.
+func TestGatewayMemory(t *testing.T) {
+	labtest.LongOnly(t, "what a gateway has resident after requests")
+	t.Parallel() // it waits
+	b := newGatewayTestbed(t, lab.HostBridge)
+	b.start(t)
+	b.waits(t)
+	c := b.dial(t, b.one)
+	for port := range uint16(10) {
+		result, _ := c.tcp(t, 5000+port, 5000+port)
+		require.Zero(t, result)
+	}
+	b.asks(t, "-a "+c.addr.String()+" 8080 8080 TCP")
+	b.asks(t, "-l")
+	b.state(t)
+	t.Logf("with leases: %d KiB", b.resident(t))
+	comes := func(pause func()) {
+		t.Helper()
+		for began := time.Now(); b.resident(t) > idleKiB; time.Sleep(2 * time.Second) {
+			require.Less(t, time.Since(began), 2*time.Minute, "it has %d KiB", b.resident(t))
+			pause()
+		}
+		t.Logf("it waits with %d KiB", b.resident(t))
+	}
+	comes(func() {})
+	b.asks(t, "-l")
+	comes(func() { b.state(t) }) // as a page does
 }

@@ -4,7 +4,10 @@
 package integration
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -85,6 +88,27 @@ func (b *gatewayTestbed) start(t *testing.T) {
 		a := c.try(t, []byte{0, 0})
 		return len(a) == 12 && a[2] == 0 && a[3] == 0
 	})
+}
+
+// idleKiB is what a gateway that waits has resident at most.
+const idleKiB = 8 << 10
+
+// resident is what the gateway has resident, in KiB: its own memory, and pages of the program's file.
+func (b *gatewayTestbed) resident(t *testing.T) (kib int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.gateway.Pid))
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	_, err = fmt.Sscan(rest, &kib)
+	require.NoError(t, err)
+	return kib
+}
+
+// waits waits until the gateway has given back what its start, or requests, took.
+func (b *gatewayTestbed) waits(t *testing.T) {
+	t.Helper()
+	await(t, "a gateway that waits", func() bool { return b.resident(t) <= idleKiB })
+	t.Logf("it waits with %d KiB", b.resident(t))
 }
 
 // stop stops the gateway as a service manager does.
