@@ -207,9 +207,11 @@ func (l *Local) Limits() []string {
 	return slices.Clip(limits)
 }
 
-// AnyLed reports whether a connected socket was led and is not closed.
+// AnyLed reports whether a connected socket was led and is not closed. If the kernel does not tell, there may be some:
+// whoever asks looks at each socket then.
 func (l *Local) AnyLed() bool {
-	return !l.maps[mapLed].Empty()
+	empty, err := l.maps[mapLed].Empty()
+	return err != nil || !empty
 }
 
 // Connected returns the frontend that a connected socket asked for and the backend that it was led to, by its cookie (SO_COOKIE, and sock_diag(7), which

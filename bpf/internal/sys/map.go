@@ -140,8 +140,12 @@ func (m *Map) Lookup(key, value []byte) error {
 func (m *Map) Delete(key []byte) error { return m.element(unix.BPF_MAP_DELETE_ELEM, key, nil) }
 
 // Empty reports whether there are no elements.
-func (m *Map) Empty() bool {
-	return m.element(unix.BPF_MAP_GET_NEXT_KEY, nil, make([]byte, m.spec.KeySize)) != nil
+func (m *Map) Empty() (bool, error) {
+	err := m.element(unix.BPF_MAP_GET_NEXT_KEY, nil, make([]byte, m.spec.KeySize))
+	if errors.Is(err, unix.ENOENT) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Each calls f with all elements of a map that nobody changes meanwhile. Key and value are valid until f

@@ -66,7 +66,9 @@ func TestMap(t *testing.T) {
 	if !ok {
 		return
 	}
-	require.True(t, m.Empty())
+	empty, err := m.Empty()
+	require.NoError(t, err)
+	require.True(t, empty)
 	value := make([]byte, 8)
 	require.ErrorIs(t, m.Lookup(number(1), value), unix.ENOENT)
 	require.ErrorIs(t, m.Delete(number(1)), unix.ENOENT)
@@ -76,7 +78,12 @@ func TestMap(t *testing.T) {
 	require.NoError(t, m.Put(number(1), []byte("12345678")))
 	require.NoError(t, m.Lookup(number(1), value))
 	require.Equal(t, "12345678", string(value))
-	require.False(t, m.Empty())
+	empty, err = m.Empty()
+	require.NoError(t, err)
+	require.False(t, empty)
+	empty, err = (&Map{fd: -1, spec: m.spec}).Empty()
+	require.ErrorIs(t, err, unix.EBADF)
+	require.False(t, empty, "nobody knows")
 	var keys []uint32
 	var values []uint64
 	for i := range uint32(99) {
