@@ -38,10 +38,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) read(p []byte) (int, error) {
 	if b.continues {
 		b.continues = false
-		if _, err := io.WriteString(b.w.c.w, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
-			return 0, err
-		}
-		if err := b.w.c.w.Flush(); err != nil {
+		if err := b.ask(); err != nil {
 			return 0, err
 		}
 	}
@@ -60,6 +57,24 @@ func (b *body) read(p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// ask tells the client to send the body. A client that does not read that is given up: the write has the deadline
+// that the answer has, or one of its own.
+func (b *body) ask() error {
+	c := b.w.c
+	timed := b.w.timed.Load()
+	if !timed {
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.server.HeaderTimeout)) // if it fails, so does writing
+	}
+	_, err := io.WriteString(c.w, "HTTP/1.1 100 Continue\r\n\r\n")
+	if err == nil {
+		err = c.w.Flush()
+	}
+	if !timed {
+		_ = c.nc.SetWriteDeadline(time.Time{})
+	}
+	return err
 }
 
 // Close leaves the rest of the body unread.

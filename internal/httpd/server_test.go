@@ -145,6 +145,58 @@ func TestWriteTimeout(t *testing.T) {
 	require.ErrorIs(t, <-ended, os.ErrDeadlineExceeded)
 }
 
+// pipes are connections whose writes wait until the other side reads.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if nc, ok := <-p; ok {
+		return nc, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+// Nobody waits for a client that does not read that it may send its body; and who reads it has all the time that
+// the handler gives it.
+func TestContinueTimeout(t *testing.T) {
+	got := make(chan error)
+	s := httpd.New(httpd.Options{HeaderTimeout: 50 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		if err == nil {
+			time.Sleep(100 * time.Millisecond)
+			_, err = w.Write(make([]byte, 64<<10))
+		}
+		got <- err
+	})})
+	l := make(pipes)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	for _, reads := range []bool{false, true} {
+		client, server := net.Pipe()
+		l <- server
+		_, err := io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+		require.NoError(t, err)
+		if !reads {
+			require.ErrorIs(t, <-got, os.ErrDeadlineExceeded)
+			require.NoError(t, client.Close())
+			continue
+		}
+		text := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))
+		_, err = io.ReadFull(client, text)
+		require.NoError(t, err)
+		require.Equal(t, "HTTP/1.1 100 Continue\r\n\r\n", string(text))
+		_, err = io.WriteString(client, "x")
+		require.NoError(t, err)
+		go func() { _, _ = io.Copy(io.Discard, client) }()
+		require.NoError(t, <-got)
+		require.NoError(t, client.Close())
+	}
+	close(l)
+	require.Error(t, <-served)
+}
+
 // The context of a request ends when the client closes the connection, or its side of it, also if it
 // has sent another request, and not when it does not.
 func TestContext(t *testing.T) {
