@@ -63,5 +63,5 @@ func (h *hub) send(e api.Event) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.broadcast(encode(e))
+	h.broadcast(encode(e), true)
 }

@@ -21,9 +21,11 @@ const (
 	// countEvery is how often connections are counted for clients, and sampleEvery if there is none.
 	countEvery  = 2 * time.Second
 	sampleEvery = slotTime
-	// readTimeout bounds a reading, and freshTimeout how long a page waits for one.
+	// readTimeout bounds a reading. After lateTime the page says that there is no answer, and how the gateway is
+	// is not waited for any longer. freshTimeout is how long a page waits.
 	readTimeout  = 30 * time.Second
-	freshTimeout = time.Second
+	lateTime     = 1500 * time.Millisecond
+	freshTimeout = lateTime + 500*time.Millisecond
 	// eventTime is how long an event of the daemon may take to come.
 	eventTime = 20 * time.Millisecond
 	// lookEvery is how often the doctor looks while there are clients, lookPause how long after a change at
@@ -38,9 +40,11 @@ const (
 	// firstRetry and lastRetry are pauses before the daemon is asked again for its events.
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 5 * time.Second
-	// maxStreams is how many clients can follow, and queue how many lines each may be late.
+	// maxStreams is how many clients can follow, and queueLines and queueBytes how late each may be: the lines of a
+	// change of 5,000 mappings are 1 to 2 MB. One line may be longer.
 	maxStreams = 32
-	queue      = 64
+	queueLines = 1 << 14
+	queueBytes = 4 << 20
 	// keptLines and keptBytes are how much is kept for clients whose page is a little older.
 	keptLines = 128
 	keptBytes = 1 << 20

@@ -82,7 +82,7 @@ func (r *reader) pass(ctx context.Context) {
 	defer h.done(wanted)
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	err := r.ask(ctx, dirty)
+	err := r.answer(ctx, dirty)
 	if err != nil && ctx.Err() == nil || errors.Is(err, context.DeadlineExceeded) {
 		h.mu.Lock()
 		h.dirty = true
@@ -97,6 +97,25 @@ func (r *reader) pass(ctx context.Context) {
 	r.askGateway(ctx)
 	r.diagnosis, r.diagnosed = found.diagnosis, found.diagnosed
 	h.show(r.facts)
+}
+
+// answer reads the daemon, and meanwhile shows that it is late, if it is.
+func (r *reader) answer(ctx context.Context, dirty bool) error {
+	before := r.facts
+	answered := make(chan error, 1)
+	go func() { answered <- r.ask(ctx, dirty) }()
+	late := time.NewTimer(lateTime)
+	defer late.Stop()
+	select {
+	case err := <-answered:
+		return err
+	case <-late.C:
+	}
+	if before.failed == "" {
+		before.failed = "it has been silent for " + lateTime.String() + ", and may be busy with a large change"
+		r.hub.show(before)
+	}
+	return <-answered
 }
 
 // ask reads the daemon.
@@ -145,6 +164,8 @@ func (r *reader) askGateway(ctx context.Context) {
 	if r.hub.Gateway == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, lateTime)
+	defer cancel()
 	g, err := r.hub.Gateway.Gateway(ctx)
 	switch {
 	case errors.Is(err, api.ErrNoServer) && errors.Is(err, fs.ErrNotExist):

@@ -70,13 +70,25 @@ const say = (text, is) => {
 	live.textContent = text;
 	live.className = is;
 };
-// Loads the page again, once it can be: an answer that fails would take its place.
-const reload = async () => {
-	for (let wait = 500 + 1000 * Math.random(); ; wait = Math.min(2 * wait, 30000)) {
-		await new Promise(done => setTimeout(done, wait));
+// Lists all anew where lines were lost, and goes on. Another process may have another script: its page is loaded.
+const anew = async () => {
+	for (let wait = 500; ; wait = Math.min(2 * wait, 30000)) {
 		try {
-			if ((await fetch("/", {method: "HEAD"})).ok) break;
+			const r = await fetch("/", {cache: "no-store"});
+			if (r.ok) {
+				const d = new DOMParser().parseFromString(await r.text(), "text/html"), v = d.documentElement.dataset.v;
+				if (v.split("-")[0] !== version.split("-")[0]) break;
+				version = v;
+				keep(() => {
+					for (const id of ["sum", "wrong", "plot", "count", "gateway"]) part(id, d.getElementById(id).innerHTML);
+					rows.innerHTML = d.getElementById("rows").innerHTML;
+				});
+				search();
+				tick();
+				return follow();
+			}
 		} catch { /* not yet */ }
+		await new Promise(done => setTimeout(done, wait * (1 + Math.random())));
 	}
 	location.reload();
 };
@@ -88,7 +100,7 @@ const take = e => {
 		say("Live", "on");
 		break;
 	case "lost":
-		reload();
+		anew();
 		return false;
 	case "rows":
 		keep(() => {
@@ -111,7 +123,7 @@ const take = e => {
 };
 const follow = async () => {
 	try {
-		const r = await fetch("/v1/events?since=" + encodeURIComponent(version), {cache: "no-store"});
+		const r = await fetch("/v1/events?page&since=" + encodeURIComponent(version), {cache: "no-store"});
 		if (!r.ok) throw r.status;
 		const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
 		for (let rest = ""; ;) {

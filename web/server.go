@@ -286,7 +286,8 @@ type hello struct {
 }
 
 func (s *server) events(w http.ResponseWriter, r *http.Request) {
-	stream, lacks, ok := s.subscribe(r.URL.Query().Get("since"))
+	query := r.URL.Query()
+	stream, lacks, ok := s.subscribe(query.Get("since"), query.Has("page"))
 	if stream == nil {
 		w.Header().Set("Retry-After", "5")
 		s.refuse(w, http.StatusServiceUnavailable, api.CodeBusy, "too many clients follow")
@@ -319,21 +320,26 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
 	for rc.Flush() == nil {
-		text := []byte(nil)
+		var lines [][]byte
+		behind := false
 		select {
-		case text = <-stream.lines:
+		case <-stream.some:
+			lines, behind = s.take(stream)
 		case <-alive.C:
-			text = encode(hello{Type: "now", Now: s.now().UTC()})
-		case <-stream.lost:
-			write(lost)
-			return
+			lines = [][]byte{encode(hello{Type: "now", Now: s.now().UTC()})}
 		case <-s.ended:
 			return
 		case <-r.Context().Done():
 			return
 		}
-		if !write(text) {
+		if behind {
+			write(lost)
 			return
+		}
+		for _, text := range lines {
+			if !write(text) {
+				return
+			}
 		}
 	}
 }

@@ -469,25 +469,123 @@ func TestStreamsAreBounded(t *testing.T) {
 	h := newHub(Options{Daemon: &fake{}}, "x")
 	var all []*stream
 	for range maxStreams {
-		s, _, ok := h.subscribe("")
+		s, _, ok := h.subscribe("", true)
 		require.True(t, ok)
 		all = append(all, s)
 	}
-	s, _, _ := h.subscribe("")
+	s, _, _ := h.subscribe("", true)
 	require.Nil(t, s)
 	h.mu.Lock()
-	for range queue + 1 {
-		h.broadcast([]byte("{}\n"))
+	h.broadcast(make([]byte, 2*queueBytes), false) // one line, however long
+	h.broadcast([]byte("{}\n"), true)              // is of no use to a page
+	h.mu.Unlock()
+	for i, s := range all {
+		<-s.some
+		if i == 0 {
+			continue // which does not read
+		}
+		lines, lost := h.take(s)
+		require.Len(t, lines, 1)
+		require.False(t, lost)
+	}
+	h.mu.Lock()
+	h.broadcast([]byte("{}\n"), false)
+	h.mu.Unlock()
+	lines, lost := h.take(all[0])
+	require.Empty(t, lines)
+	require.True(t, lost)
+	lines, lost = h.take(all[1])
+	require.Len(t, lines, 1)
+	require.False(t, lost)
+	h.mu.Lock()
+	for range queueLines + 1 {
+		h.broadcast([]byte("{}\n"), false)
 	}
 	h.mu.Unlock()
 	for _, s := range all {
-		<-s.lost
+		_, lost := h.take(s)
+		require.True(t, lost)
 		h.unsubscribe(s)
 	}
-	s, _, ok := h.subscribe("")
+	s, _, ok := h.subscribe("", true)
 	require.True(t, ok)
 	h.unsubscribe(s)
 	require.Empty(t, h.streams)
+}
+
+// A change of thousands of mappings is a line for pages, however many events of the daemon it makes, and none is lost.
+func TestManyAtOnce(t *testing.T) {
+	const n = 5000
+	f := &fake{}
+	s := serve(t, f, Options{})
+	_, version := s.load()
+	var pages []*follower
+	for range 3 {
+		p := s.follow(version + "&page")
+		require.Equal(t, "hello", p.next(t, "hello", "lost").Type)
+		pages = append(pages, p)
+	}
+	program := s.follow("")
+	require.Equal(t, "hello", program.next(t, "hello").Type)
+	all := many(n)
+	s.mu.Lock()
+	s.mappings = all
+	events := s.events
+	s.mu.Unlock()
+	for range n {
+		for _, c := range events {
+			c <- api.Event{Type: api.EventPublished}
+		}
+	}
+	for i, p := range append(pages, program) {
+		put, published := 0, 0
+		for p.Scan() {
+			var doc struct {
+				Type string
+				Put  [][3]string
+			}
+			require.NoError(t, json.Unmarshal(p.Bytes(), &doc))
+			require.NotEqual(t, "lost", doc.Type)
+			put += len(doc.Put)
+			if doc.Type == "published" {
+				published++
+			}
+			if put == n && (i < len(pages) || published == n) {
+				break
+			}
+		}
+		require.Equal(t, n, put)
+		if i < len(pages) {
+			require.Zero(t, published)
+		}
+	}
+}
+
+// A daemon that is there and does not answer is said to be silent within seconds, with the time of what is shown.
+func TestDaemonSilent(t *testing.T) {
+	f := &fake{mappings: many(1)}
+	s := serve(t, f, Options{})
+	rows, version := s.load()
+	require.Len(t, rows, 1)
+	events := s.follow(version)
+	events.next(t, "hello")
+	s.mu.Lock() // it is stopped
+	stopped := time.Now()
+	for {
+		if doc := events.next(t, "part"); doc.ID == "sum" && strings.Contains(events.Text(), "The daemon does not answer") {
+			break
+		}
+	}
+	require.Less(t, time.Since(stopped), 2*(countEvery+lateTime))
+	require.Regexp(t, `silent for 1.5s.*What is below was true at `, events.Text())
+	_, page := s.get("/")
+	require.Contains(t, page, "The daemon does not answer")
+	require.Contains(t, page, "service-0")
+	s.mu.Unlock()
+	require.Eventually(t, func() bool {
+		_, page := s.get("/")
+		return !strings.Contains(page, "The daemon does not answer")
+	}, 10*time.Second, 50*time.Millisecond)
 }
 
 // What is kept for pages that are a little older is bounded.
@@ -501,7 +599,7 @@ func TestKeptLines(t *testing.T) {
 	h.version++
 	h.keep(make([]byte, keptBytes+1))
 	require.Empty(t, h.kept)
-	_, _, ok := h.subscribe(h.id(h.version - 1))
+	_, _, ok := h.subscribe(h.id(h.version-1), true)
 	require.False(t, ok)
 }
 

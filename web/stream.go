@@ -16,25 +16,45 @@ type line struct {
 
 // stream is a client that follows.
 type stream struct {
-	lines chan []byte
-	lost  chan struct{} // closed when it was too slow
+	// page says that it is the page, which needs none of the daemon's own events.
+	page bool
+	some chan struct{} // has room for one: there are lines, or there will be no more
+
+	// Guarded by mu of the hub:
+	lines [][]byte // that it has yet to be sent; all streams share the texts
+	size  int      // of lines
+	lost  bool     // it was too slow, and gets no more
 }
 
-// broadcast sends a line to all streams. The caller holds mu.
-func (h *hub) broadcast(text []byte) {
+// broadcast sends a line to all streams, or one of the daemon's events to those that are no page. The caller holds mu.
+func (h *hub) broadcast(text []byte, event bool) {
 	for s := range h.streams {
-		select {
-		case s.lines <- text:
-		default:
+		switch {
+		case event && s.page:
+			continue
+		case s.size != 0 && s.size+len(text) > queueBytes || len(s.lines) == queueLines:
 			delete(h.streams, s)
-			close(s.lost)
+			s.lines, s.lost = nil, true
+		default:
+			s.lines = append(s.lines, text)
+			s.size += len(text)
 		}
+		poke(s.some)
 	}
+}
+
+// take returns the lines that a stream has to be sent, and whether lines were lost.
+func (h *hub) take(s *stream) (lines [][]byte, lost bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	lines = s.lines
+	s.lines, s.size = nil, 0
+	return lines, s.lost
 }
 
 // keep broadcasts a line that makes a version, and keeps it. The caller holds mu.
 func (h *hub) keep(text []byte) {
-	h.broadcast(text)
+	h.broadcast(text, false)
 	h.kept = append(h.kept, line{h.version, text})
 	size, first := 0, len(h.kept)
 	for first > 0 && len(h.kept)-first < keptLines && size+len(h.kept[first-1].text) <= keptBytes {
@@ -46,7 +66,7 @@ func (h *hub) keep(text []byte) {
 
 // subscribe adds a stream that has a version, and returns the lines that it lacks. It is not ok if they
 // are not known any more, and nil if there are too many streams.
-func (h *hub) subscribe(since string) (s *stream, lacks [][]byte, ok bool) {
+func (h *hub) subscribe(since string, page bool) (s *stream, lacks [][]byte, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.streams) >= maxStreams || h.closed {
@@ -61,7 +81,7 @@ func (h *hub) subscribe(since string) (s *stream, lacks [][]byte, ok bool) {
 			}
 		}
 	}
-	s = &stream{lines: make(chan []byte, queue), lost: make(chan struct{})}
+	s = &stream{page: page, some: make(chan struct{}, 1)}
 	h.streams[s] = struct{}{}
 	h.asked = time.Now()
 	poke(h.wake)

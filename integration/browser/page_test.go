@@ -74,6 +74,7 @@ func TestPageInBrowser(t *testing.T) {
 	t.Run("changes", s.testChanges)
 	t.Run("host", s.testHost)
 	t.Run("restart", s.testRestart)
+	t.Run("lost", s.testLost)
 	t.Run("5000", s.testMany)
 }
 
@@ -133,7 +134,7 @@ func (s *site) testRequests(t *testing.T) {
 	sent := p.sent()
 	require.Len(t, sent, 2, "%q", sent)
 	require.Equal(t, "GET http://"+s.address+"/", sent[0])
-	require.True(t, strings.HasPrefix(sent[1], "GET http://"+s.address+"/v1/events?since="), "%q", sent)
+	require.True(t, strings.HasPrefix(sent[1], "GET http://"+s.address+"/v1/events?page&since="), "%q", sent)
 }
 
 func (s *site) testWithoutScript(t *testing.T) {
@@ -275,13 +276,52 @@ func (s *site) testRestart(t *testing.T) {
 	p.await(`typeof marker === "undefined" && document.getElementById("live").textContent === "Live"`)
 }
 
+// A page that was too slow lists all anew at once, and stays as it is otherwise.
+func (s *site) testLost(t *testing.T) {
+	p := s.tab(t, 1280, "light")
+	p.run(chromedp.ActionFunc(func(ctx context.Context) error {
+		_, err := page.AddScriptToEvaluateOnNewDocument(`
+			const ask = fetch;
+			marker = 0;
+			fetch = (url, options) => {
+				if (!String(url).startsWith("/v1/events") || marker++) return ask(url, options);
+				document.getElementById("rows").innerHTML = ""; // as if lines were missing
+				document.getElementById("filter").value = "nat-pmp";
+				return Promise.resolve(new Response('{"type":"lost"}\n'));
+			};`).Do(ctx)
+		return err
+	}))
+	p.open("/")
+	p.await(fmt.Sprintf(`%s === %d && document.getElementById("live").textContent === "Live"`, rows, len(usual())))
+	require.Equal(t, 2, eval[int](p, "marker"), "the page was not loaded again")
+	require.Equal(t, "1 shown", eval[string](p, `document.getElementById("shown").textContent`))
+	p.clean()
+}
+
 // 5,000 mappings can be looked at, searched and followed.
 func (s *site) testMany(t *testing.T) {
 	var ms []request
 	for i := range 5000 {
 		ms = append(ms, request{Proto: "tcp", Port: 20000 + i, Backend: fmt.Sprintf("172.18.%d.%d:80", i/250, 1+i%250), Name: fmt.Sprintf("service-%d", i)})
 	}
+	// All at once, while pages are open.
+	var open []*tab
+	for range 3 {
+		p := s.tab(t, 1280, "light")
+		p.open("/")
+		p.await(`document.getElementById("live").textContent === "Live"`)
+		p.run(chromedp.Evaluate("marker = 1", nil))
+		open = append(open, p)
+	}
+	at := time.Now()
 	s.publish(ms...)
+	for _, p := range open {
+		p.await(rows + ` === 5000`)
+		require.Equal(t, 1, eval[int](p, "marker"), "the page was not loaded again")
+		p.clean()
+		require.NoError(t, chromedp.Cancel(p.ctx))
+	}
+	t.Logf("%d pages have all after %v", len(open), time.Since(at).Round(time.Millisecond))
 	for _, width := range []int64{360, 1280} {
 		p := s.tab(t, width, "light")
 		began := time.Now()

@@ -81,7 +81,7 @@ func TestMap(t *testing.T) {
 	empty, err = m.Empty()
 	require.NoError(t, err)
 	require.False(t, empty)
-	empty, err = (&Map{fd: -1, spec: m.spec}).Empty()
+	empty, err = (&Map{descriptor: descriptor{fd: -1}, spec: m.spec}).Empty()
 	require.ErrorIs(t, err, unix.EBADF)
 	require.False(t, empty, "nobody knows")
 	var keys []uint32
