@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ import (
 // load is what a child sends to an address for some time. Each worker is a thread with
 // blocking system calls, so that the clients cost little of what is measured.
 type load struct {
-	Kind    string // bulk, conns, handshakes, rr, udp-rr, udp-flood, hold, udp-hold
+	Kind    string // bulk, conns, alone, handshakes, rr, udp-rr, udp-flood, hold, udp-hold
 	Addr    string
 	Ports   int // connect to as many ports in turn, that of Addr first; 0: to that one
 	Workers int // of hold and udp-hold: how many connections or flows
@@ -58,7 +59,7 @@ func childLoad() error {
 		return err
 	}
 	work, ok := map[string]func(*run) error{
-		"bulk": bulk, "conns": connections, "handshakes": handshakes, "rr": requests, "udp-rr": questions, "udp-flood": flood,
+		"bulk": bulk, "conns": connections, "alone": alone, "handshakes": handshakes, "rr": requests, "udp-rr": questions, "udp-flood": flood,
 	}[r.Kind]
 	switch {
 	case r.Kind == "hold":
@@ -101,6 +102,52 @@ const (
 	callTimeout = 5 * time.Second        // the limit of every call of a load
 	lost        = 200 * time.Millisecond // after which a datagram counts as lost
 )
+
+// alone connects to a listener of its own thread, at a free port of the address: nobody is waited for,
+// so that the median is what the kernel takes for a connection, however busy the machine is.
+func alone(r *run) error {
+	runtime.LockOSThread()
+	family, at := r.destination()
+	switch at := at.(type) {
+	case *unix.SockaddrInet4:
+		at.Port = 0
+	case *unix.SockaddrInet6:
+		at.Port = 0
+	}
+	listener, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(listener) }()
+	if err := errors.Join(unix.Bind(listener, at), unix.Listen(listener, 1)); err != nil {
+		return err
+	}
+	bound, err := unix.Getsockname(listener)
+	if err != nil {
+		return err
+	}
+	switch bound := bound.(type) {
+	case *unix.SockaddrInet4:
+		r.to = netip.AddrPortFrom(r.to.Addr(), uint16(bound.Port))
+	case *unix.SockaddrInet6:
+		r.to = netip.AddrPortFrom(r.to.Addr(), uint16(bound.Port))
+	}
+	var each []time.Duration
+	for !r.over() {
+		began := time.Now()
+		fd, err := r.dial(unix.SOCK_STREAM)
+		if err != nil {
+			return err
+		}
+		accepted, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err := errors.Join(err, unix.Close(fd), unix.Close(accepted)); err != nil {
+			return err
+		}
+		each = append(each, time.Since(began))
+	}
+	r.timed(each)
+	return nil
+}
 
 // destination returns where the next connection goes. An IPv4 address in IPv6 (::ffff:0:0/96) is
 // for an IPv6 socket.

@@ -137,6 +137,7 @@ type peer struct {
 	addr  string // at 127.0.0.1; empty: it does not forward this protocol
 	addr6 string // at ::1, for TCP
 	roots []*exec.Cmd
+	table string // of nftnat
 }
 
 // start starts as many processes as a program needs for a range of ports.
@@ -205,7 +206,7 @@ func (g *rig) nftnat(name, proto string, first, count int) (*peer, error) {
 	err = command(g.top.Host, bin, "--socket", socket, "--table", table, "add", "--quiet", proto, ports, target)
 	return &peer{
 		name: name, addr: fmt.Sprintf("127.0.0.1:%d", first), addr6: fmt.Sprintf("[::1]:%d", first),
-		roots: []*exec.Cmd{daemon},
+		roots: []*exec.Cmd{daemon}, table: table,
 	}, err
 }
 
@@ -213,6 +214,15 @@ func (g *rig) nftnat(name, proto string, first, count int) (*peer, error) {
 func (g *rig) stop(p *peer) {
 	for _, cmd := range p.roots {
 		g.kill(cmd)
+	}
+	g.deleteTable(p)
+}
+
+// deleteTable deletes what a daemon leaves when it ends, however it ends: packets of the others would
+// pass its chains.
+func (g *rig) deleteTable(p *peer) {
+	if p.table != "" {
+		_ = command(g.top.Host, "nft", "delete", "table", "inet", p.table)
 	}
 }
 

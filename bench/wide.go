@@ -4,8 +4,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -138,12 +140,16 @@ func benchUnpublished(rep *report, s settings) error {
 	loads := []struct {
 		addr string
 		*table
+		alone *table
 	}{
-		{fmt.Sprintf("127.0.0.1:%d", backendPort), rep.table("New TCP connections to an unpublished port of 127.0.0.1", "1/s")},
-		{fmt.Sprintf("[::1]:%d", backendPort), rep.table("New TCP connections to an unpublished port of ::1", "1/s")},
-		{fmt.Sprintf("192.0.2.1:%d", backendPort), rep.table("New TCP connections to an unpublished port of another address of this host", "1/s")},
+		{fmt.Sprintf("127.0.0.1:%d", backendPort), rep.table("New TCP connections to an unpublished port of 127.0.0.1", "1/s"),
+			rep.table("A connection of a thread with itself at 127.0.0.1, median", seconds)},
+		{fmt.Sprintf("[::1]:%d", backendPort), rep.table("New TCP connections to an unpublished port of ::1", "1/s"),
+			rep.table("A connection of a thread with itself at ::1, median", seconds)},
+		{fmt.Sprintf("192.0.2.1:%d", backendPort), rep.table("New TCP connections to an unpublished port of another address of this host", "1/s"),
+			rep.table("A connection of a thread with itself at another address of this host, median", seconds)},
 	}
-	names := []string{"no daemon", "nftnat"}
+	names := []string{noDaemon, trackingAlone, "nftnat"}
 	if s.also != "" {
 		names = append(names, otherBuild)
 	}
@@ -170,6 +176,10 @@ func benchUnpublished(rep *report, s settings) error {
 							return err
 						}
 						l.add(name, m.Rate)
+						if m, err = apply(g.top.Host, anyProcessor, load{Kind: "alone", Workers: 1, Addr: l.addr, Seconds: s.seconds}); err != nil {
+							return err
+						}
+						l.alone.add(name, m.P50)
 					}
 					return nil
 				}); err != nil {
@@ -178,18 +188,44 @@ func benchUnpublished(rep *report, s settings) error {
 			}
 		}
 		for _, l := range loads {
-			for _, name := range names {
-				l.compare(name, names[0])
+			for _, t := range []*table{l.table, l.alone} {
+				for _, name := range names {
+					t.compare(name, names[0])
+				}
+				t.compare("nftnat", trackingAlone)
+				t.compare("nftnat", otherBuild)
 			}
-			l.compare("nftnat", otherBuild)
 		}
 		return nil
 	})
 }
 
+// What connections to no mapping are compared with, beside a daemon.
+const (
+	noDaemon      = "no daemon"
+	trackingAlone = "connection tracking alone"
+)
+
+// trackingRules have the kernel follow the connections of this host, and do nothing.
+const trackingRules = `table inet tracking {
+	chain output { type filter hook output priority 0; ct state invalid counter; }
+}`
+
 // unpublished calls f while a build of nftnat runs, or none.
-func (g *rig) unpublished(name string, f func() error) error {
-	if name == "no daemon" {
+func (g *rig) unpublished(name string, f func() error) (err error) {
+	nft := func(args ...string) error {
+		cmd := exec.Command("nft", args...)
+		cmd.Stdin = strings.NewReader(trackingRules)
+		return g.top.Host.Do(cmd.Run)
+	}
+	switch name {
+	case noDaemon:
+		return f()
+	case trackingAlone:
+		if err := nft("-f", "-"); err != nil {
+			return fmt.Errorf("nft: %w", err)
+		}
+		defer func() { err = errors.Join(err, nft("delete", "table", "inet", "tracking")) }()
 		return f()
 	}
 	p, err := g.nftnat(name, "tcp", g.port(), 1)
@@ -200,11 +236,12 @@ func (g *rig) unpublished(name string, f func() error) error {
 	return f()
 }
 
-// stopClean ends daemons so that they take their tables along.
+// stopClean ends daemons so that they undo what they have changed of the host.
 func (g *rig) stopClean(p *peer) {
 	for _, cmd := range p.roots {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		_ = cmd.Wait()
 		g.kill(cmd)
 	}
+	g.deleteTable(p)
 }
