@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nftnat/nftnat/api"
@@ -21,6 +22,7 @@ import (
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/fleet/space"
 	"github.com/nftnat/nftnat/fleet/store"
+	"github.com/nftnat/nftnat/internal/startmemory"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -66,6 +68,8 @@ type agent struct {
 	address  string
 	instance string
 
+	memory  startmemory.Memory
+	listed  atomic.Bool   // all was listed since the daemon was asked last
 	work    chan struct{} // there is something for the daemon
 	changed chan struct{} // the status may be different
 
@@ -100,7 +104,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer file.close()
-	a := &agent{Options: o, file: file, instance: file.Instance, work: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	a := &agent{Options: o, memory: startmemory.Find(), file: file, instance: file.Instance, work: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	if err := a.open(ctx); err != nil {
 		return err
 	}
@@ -215,6 +219,9 @@ func (a *agent) follow(ctx context.Context) error {
 			a.Log.Info("etcd is back", "revision", u.Revision)
 		}
 		away = false
+		if u.Whole {
+			a.listed.Store(true)
+		}
 		if a.desired.Update(u) {
 			a.wake()
 		}
@@ -258,6 +265,9 @@ func (a *agent) apply(ctx context.Context) error {
 			wait = least
 		}
 		a.poke()
+		if a.listed.Swap(false) { // what a list takes is garbage now
+			a.memory.GiveBack()
+		}
 		select {
 		case <-a.work:
 		case <-again:

@@ -23,7 +23,7 @@ func (a *agent) claim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = a.take(ctx, s)
+		err = a.claimName(ctx, s)
 		if taken, ok := errors.AsType[*TakenError](err); ok {
 			_ = s.Close(ctx) // ends by itself
 			a.file.update(func() { a.file.Lease = 0 })
@@ -59,8 +59,8 @@ func (a *agent) lease(ctx context.Context) (*store.Session, error) {
 	return s, err
 }
 
-// take puts the key of the host, unless another agent has it.
-func (a *agent) take(ctx context.Context, s *store.Session) error {
+// claimName puts the key of the host, unless another agent has it.
+func (a *agent) claimName(ctx context.Context, s *store.Session) error {
 	key, value := keys.Host(a.Host), a.describe().Format()
 	put := clientv3.OpPut(a.store.Key(key), value, clientv3.WithLease(s.ID()))
 	for range 3 {

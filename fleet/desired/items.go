@@ -23,7 +23,7 @@ type item struct {
 	keys.Item
 	revision int64
 	mappings []nat.Mapping
-	network  nat.Network
+	network  *nat.Network
 	err      error // of its value
 }
 
@@ -110,7 +110,8 @@ func (s *items) put(e store.Entry, dirty map[thing]bool) {
 	case keys.KindMapping:
 		it.mappings, it.err = keys.ParseMappings(i.Name, e.Value)
 	case keys.KindNetwork:
-		it.network, it.err = keys.ParseNetwork(i.Name, e.Value)
+		n, err := keys.ParseNetwork(i.Name, e.Value)
+		it.network, it.err = &n, err
 	case keys.KindFloat: // of package float
 		return
 	default:

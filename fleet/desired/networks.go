@@ -26,8 +26,8 @@ func (r *Reconciler) netChange(t thing, it *item) (c netChange, differs bool) {
 	if it == nil {
 		return c, ok
 	}
-	c.fault, c.want = keys.Fault{Key: it.Key(), Revision: it.revision}, &it.network
-	return c, !ok || !sameNetwork(have, it.network)
+	c.fault, c.want = keys.Fault{Key: it.Key(), Revision: it.revision}, it.network
+	return c, !ok || !sameNetwork(have, *it.network)
 }
 
 // sameNetwork compares but for where the search for an address goes on, and a gateway that was not given.

@@ -374,6 +374,8 @@ func (r *Reconciler) plan() (p plan, ok bool) {
 			}
 			if x.change = difference(r.have[t.name], x.want); len(x.change.Remove)+len(x.change.Publish) != 0 {
 				p.mappings = append(p.mappings, x)
+			} else if len(x.want) != 0 {
+				r.have[t.name] = x.want // one copy of both
 			}
 		case keys.KindFloat: // of package float
 		case keys.KindNetwork:

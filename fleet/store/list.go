@@ -216,15 +216,15 @@ func (s *Store) watch(ctx context.Context, of span, from int64, restored <-chan 
 			if s.note(ctx, resp.Header, false) {
 				return nil, nil
 			}
-			if stop := s.tell(resp.Events, f); stop != nil {
+			if stop := s.report(resp.Events, f); stop != nil {
 				return nil, stop
 			}
 		}
 	}
 }
 
-// tell tells f the events, each revision's at a time.
-func (s *Store) tell(events []*clientv3.Event, f func(Update) error) error {
+// report tells f the events, each revision's at a time.
+func (s *Store) report(events []*clientv3.Event, f func(Update) error) error {
 	for len(events) > 0 {
 		u := Update{Revision: events[0].Kv.ModRevision}
 		n := 0
