@@ -98,7 +98,7 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // verbs are the commands, each made with the flags of all.
 func verbs() []func(*global) *cobra.Command {
-	return []func(*global) *cobra.Command{newAgent, newApply, newDiff, newGet, newStatus, newFloat, newHandOver, newNetwork, newLease, newRelease, newPublish, newForget, newResume, newVersion}
+	return []func(*global) *cobra.Command{newAgent, newApply, newDiff, newGet, newStatus, newFloat, newHandOver, newDemo, newNetwork, newLease, newRelease, newPublish, newForget, newResume, newVersion}
 }
 
 func newRoot(stderr io.Writer) *cobra.Command {
