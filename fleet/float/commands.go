@@ -137,10 +137,8 @@ func HandOver(ctx context.Context, st *store.Store, a netip.Addr, to string) err
 	if h, _ := keys.ParseHolder(holder.Value); h == (keys.Holder{Host: to, Serving: true}) {
 		return nil
 	}
-	if _, found, _, err := st.Get(ctx, keys.Host(to)); err != nil {
-		return err
-	} else if !found {
-		return fmt.Errorf("hand over %s: host %s: %w: its agent does not run", a, to, nat.ErrNotFound)
+	if err := candidate(ctx, st, a, to); err != nil {
+		return fmt.Errorf("hand over %s: host %s: %w", a, to, err)
 	}
 	session, err := requestHandOver(ctx, st, a, to)
 	if session != nil { // the request ends with the command
@@ -156,6 +154,32 @@ func HandOver(ctx context.Context, st *store.Store, a netip.Addr, to string) err
 		return fmt.Errorf("hand over %s: %w", a, err)
 	}
 	return nil
+}
+
+// candidate reports whether a host may hold an address: its agent runs, and the address floats
+// there.
+func candidate(ctx context.Context, st *store.Store, a netip.Addr, host string) error {
+	e, found, _, err := st.Get(ctx, keys.Host(host))
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("%w: its agent does not run", nat.ErrNotFound)
+	}
+	agent, err := keys.ParseAgent(e.Value)
+	if err != nil {
+		return fmt.Errorf("read its key: %w", err)
+	}
+	scopes := []keys.Scope{keys.OfHost(host), keys.All()}
+	for _, g := range agent.Groups {
+		scopes = append(scopes, keys.OfGroup(g))
+	}
+	for _, s := range scopes {
+		if _, found, _, err := st.Get(ctx, keys.FloatItem(s, a).Key()); err != nil || found {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: the address does not float there", nat.ErrNotFound)
 }
 
 // requestHandOver asks the holder, in a key that ends soon.

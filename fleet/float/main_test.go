@@ -84,7 +84,7 @@ func agent(name string) error {
 				time.Sleep(50 * time.Millisecond)
 				continue
 			}
-			_, _, err = st.Commit(ctx, nil, clientv3.OpPut(st.Key(keys.Host(name)), "", clientv3.WithLease(ss.ID())))
+			_, _, err = st.Commit(ctx, nil, clientv3.OpPut(st.Key(keys.Host(name)), keys.Agent{Groups: []string{"edge"}}.Format(), clientv3.WithLease(ss.ID())))
 			if err == nil {
 				_ = ss.Run(ctx, func(time.Duration) { renewed(m, ss) })
 			}

@@ -31,35 +31,23 @@ func newFloat(g *global) *cobra.Command {
 	return cmd
 }
 
-// scopeFlags are those that say for which hosts something is.
-func scopeFlags(cmd *cobra.Command, scope *struct{ group, host string }) {
-	cmd.Flags().StringVar(&scope.group, "group", "", "for the hosts of this `GROUP`; without it and --host: for all hosts")
-	cmd.Flags().StringVar(&scope.host, "host", "", "for this `HOST`")
-	cmd.MarkFlagsMutuallyExclusive("group", "host")
-}
-
-func scopeOf(scope struct{ group, host string }) keys.Scope {
-	switch {
-	case scope.host != "":
-		return keys.OfHost(scope.host)
-	case scope.group != "":
-		return keys.OfGroup(scope.group)
-	}
-	return keys.All()
-}
-
 func newFloatCreate(g *global) *cobra.Command {
-	var scope struct{ group, host string }
+	var scope scopeChoice
 	var dev string
 	cmd := &cobra.Command{
-		Use:   "create ADDR --dev IF",
+		Use:   "create ADDR --dev IF --host NAME|--group NAME|--all",
 		Short: "Have an address on one living host",
 		Long: "Have an address on one living host of those named, on the interface IF there. If the interface\n" +
 			"of a host has another name, say it for that host with --host. An address that a host has\n" +
 			"already by other means is not taken over there.",
-		Args: usage(cobra.ExactArgs(1)),
+		Example: "  nftnat-fleet float create 192.0.2.100 --group edge --dev eth0",
+		Args:    usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := keys.ParseFloat(args[0])
+			if err != nil {
+				return err
+			}
+			sc, err := scope.required(cmd)
 			if err != nil {
 				return err
 			}
@@ -70,19 +58,19 @@ func newFloatCreate(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = float.Create(cmd.Context(), st, scopeOf(scope), a, dev)
+			_, err = float.Create(cmd.Context(), st, sc, a, dev)
 			return errors.Join(err, st.Close())
 		},
 	}
-	scopeFlags(cmd, &scope)
+	scope.add(cmd)
 	cmd.Flags().StringVar(&dev, "dev", "", "the interface `IF` that the holder has the address on")
 	return cmd
 }
 
 func newFloatRemove(g *global) *cobra.Command {
-	var scope struct{ group, host string }
+	var scope scopeChoice
 	cmd := &cobra.Command{
-		Use:   "rm ADDR",
+		Use:   "rm ADDR --host NAME|--group NAME|--all",
 		Short: "Have an address no longer on any host",
 		Args:  usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,14 +78,18 @@ func newFloatRemove(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			sc, err := scope.required(cmd)
+			if err != nil {
+				return err
+			}
 			st, err := g.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return errors.Join(float.Remove(cmd.Context(), st, scopeOf(scope), a), st.Close())
+			return errors.Join(float.Remove(cmd.Context(), st, sc, a), st.Close())
 		},
 	}
-	scopeFlags(cmd, &scope)
+	scope.add(cmd)
 	return cmd
 }
 
