@@ -440,7 +440,7 @@ func disturb(t *testing.T, ctx context.Context, c *etcdtest.Cluster, random *ran
 // cut off, addresses are handed over, and members of etcd are killed, stopped, cut off, and
 // take the lead from one another.
 func TestHistories(t *testing.T) {
-	seeds := labtest.RoundsOf(t, "NFTNAT_FLEET_SEEDS", "seeds", 5, 50)
+	seeds := labtest.Number(t, "NFTNAT_FLEET_SEEDS", 50)
 	first := labtest.Number(t, "NFTNAT_FLEET_FIRST_SEED", 1)
 	const together = 25
 	for from := 0; from < seeds; from += together {
