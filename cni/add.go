@@ -176,10 +176,10 @@ func (p *publication) resolveHeld(held *nat.HeldError, err error) error {
 	return nil
 }
 
-// reserves reports whether a process has ports and never serves them: the "sleep" of nerdctl from 2.1.6
-// on, and the conmon of podman.
+// reserves reports whether a process has ports and never serves them: from nerdctl 2.1.6 on, the nerdctl
+// that executes the plugin and the "sleep" to which it has given its sockets, and the conmon of podman.
 func reserves(held *nat.HeldError) bool {
-	return held.PID != 0 && !held.Peer.IsValid() && slices.Contains([]string{"sleep", "conmon"}, held.Command)
+	return held.PID != 0 && !held.Peer.IsValid() && slices.Contains([]string{"sleep", "nerdctl", "conmon"}, held.Command)
 }
 
 // clear removes what is published for an owner that has gone, and its record.

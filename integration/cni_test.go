@@ -165,6 +165,12 @@ func TestCNIHeld(t *testing.T) {
 		return p
 	}
 	add := cniCall{command: "ADD", ports: webPort}
+	name := filepath.Join(t.TempDir(), "nerdctl") // which has the socket as long as the plugin runs
+	require.NoError(t, os.Symlink(labtest.Tool(t, "sleep"), name))
+	hook := reserve(name, "infinity")
+	h.succeeds(add)
+	h.succeeds(cniCall{command: "DEL"})
+	hook.Kill()
 	reserver := reserve("sleep", "infinity")
 	h.succeeds(add)
 	for _, test := range []struct {
