@@ -137,3 +137,61 @@ func TestFleet(t *testing.T) {
 	file := f.do(t, "", "get", "--all")
 	require.Empty(t, f.apply(t, file.Stdout, "--all"), "what get prints is what apply reads")
 }
+
+// Without etcd everything goes on, and with it again what was changed meanwhile is applied. All of it with
+// certificates.
+func TestEtcdAway(t *testing.T) {
+	f := newFleet(t, etcdtest.Options{Hosts: 2, TLS: true})
+	labtest.EchoTCP(t, f.Client, "first", ":9001")
+	labtest.EchoTCP(t, f.Client, "second", ":9002")
+	f.apply(t, "mappings:\n"+f.mapping(8080, 9001, "web"), "--all")
+	for _, h := range f.hosts {
+		f.answers(t, h, 8080, "first")
+	}
+
+	// A host that is cut off is dead for etcd, and goes on.
+	cut := f.hosts[0]
+	require.NoError(t, f.LAN.Cut(cut.NS))
+	f.apply(t, "mappings:\n"+f.mapping(8080, 9002, "web"), "--all")
+	f.answers(t, f.hosts[1], 8080, "second")
+	eventually(t, func() error {
+		if r := f.do(t, "", "status"); !strings.Contains(r.Stdout, "host2") || strings.Contains(r.Stdout, "host1") {
+			return fmt.Errorf("host1 is dead and is shown:\n%s", r.Stdout)
+		}
+		return nil
+	})
+	ms, err := cut.daemon.Mappings(t.Context())
+	require.NoError(t, err)
+	require.Len(t, ms, 1)
+	require.NoError(t, f.LAN.Reconnect(cut.NS))
+	f.answers(t, cut, 8080, "second")
+	eventually(t, func() error {
+		if r := f.do(t, "", "status", "host1"); !strings.Contains(r.Stdout, "applied") {
+			return fmt.Errorf("host1 is back: %s", r.Stdout+r.Stderr)
+		}
+		return nil
+	})
+
+	for _, m := range f.Members {
+		m.Kill()
+	}
+	r := f.do(t, "mappings: []", "apply", "-f", "-", "--all", "--timeout", "1s")
+	require.Equal(t, 1, r.Code)
+	require.Contains(t, r.Stderr, "connection refused")
+	// A daemon that is restarted meanwhile finds its table; an agent waits.
+	require.NoError(t, cut.run.daemon.Signal(syscall.SIGKILL))
+	f.serve(t, cut)
+	require.NoError(t, f.hosts[1].run.agent.Signal(syscall.SIGKILL))
+	f.join(t, f.hosts[1])
+	for _, h := range f.hosts {
+		f.answers(t, h, 8080, "second")
+	}
+	for _, m := range f.Members {
+		m.Start()
+	}
+	f.AwaitReady(t)
+	f.apply(t, "mappings:\n"+f.mapping(8080, 9001, "web"), "--all")
+	for _, h := range f.hosts {
+		f.answers(t, h, 8080, "first")
+	}
+}

@@ -67,7 +67,7 @@ func TestCost(t *testing.T) {
 	t.Cleanup(func() {
 		cancel()
 		for range hosts - 1 {
-			<-ended
+			_ = <-ended // that it was asked to end
 		}
 	})
 	var pid int

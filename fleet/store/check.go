@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -85,27 +86,29 @@ func (s *Store) talk(ctx context.Context, e endpoint) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
+	var asked *presented
 	if e.tls {
 		c := s.tls.Clone()
 		c.NextProtos = []string{"h2"}
 		if c.ServerName == "" {
 			c.ServerName, _, _ = net.SplitHostPort(e.host)
 		}
+		asked = presenting(c)
 		secure := tls.Client(conn, c)
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return readable(err)
+			return asked.readable(err)
 		}
 		conn = secure
 	}
 	if _, err := io.WriteString(conn, preface); err != nil {
-		return readable(err)
+		return asked.readable(err)
 	}
 	answer := make([]byte, 9)
 	if _, err := io.ReadFull(conn, answer); err != nil {
 		if !e.tls && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 			return errors.New("it ends the connection: does it want https?")
 		}
-		return readable(err)
+		return asked.readable(err)
 	}
 	if string(answer[:5]) == "HTTP/" || answer[0] == 0x15 {
 		return errors.New("it does not speak HTTP/2: does it want https?")
@@ -113,21 +116,57 @@ func (s *Store) talk(ctx context.Context, e endpoint) error {
 	return nil
 }
 
-// readable adds to an alert what it is about.
-func readable(err error) error {
-	text := err.Error()
-	for alert, what := range map[string]string{
-		"certificate required":       "it wants a client certificate, and none is given",
-		"bad certificate":            "it refuses the client's certificate, or wants one that is not given; its log says why",
-		"expired certificate":        "the client's certificate has expired",
-		"unknown certificate":        "it does not know who signed the client's certificate",
-		"first record does not look": "it does not speak TLS: is it http?",
-	} {
-		if strings.Contains(text, alert) {
-			return fmt.Errorf("%s: %w", what, err)
+// presented is the certificate that a client has shown.
+type presented struct {
+	wanted bool // the server asked for one
+	leaf   *x509.Certificate
+}
+
+// presenting makes a configuration note what is shown.
+func presenting(c *tls.Config) *presented {
+	p := &presented{}
+	choose, certificates := c.GetClientCertificate, c.Certificates
+	c.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		p.wanted = true
+		shown := &tls.Certificate{}
+		switch {
+		case choose != nil:
+			var err error
+			if shown, err = choose(info); err != nil {
+				return nil, err
+			}
+		case len(certificates) != 0:
+			shown = &certificates[0]
 		}
+		if len(shown.Certificate) != 0 {
+			p.leaf, _ = x509.ParseCertificate(shown.Certificate[0]) // nil: the server will say that it is none
+		}
+		return shown, nil
 	}
-	return err
+	return p
+}
+
+// readable adds to an error what it is about.
+func (p *presented) readable(err error) error {
+	text := err.Error()
+	what := ""
+	switch {
+	case strings.Contains(text, "first record does not look"):
+		what = "it does not speak TLS: is it http?"
+	case p == nil || !p.wanted || !strings.Contains(text, "remote error"):
+	case p.leaf == nil:
+		what = "it wants a client certificate, and none is given"
+	case time.Now().After(p.leaf.NotAfter):
+		what = "the client's certificate expired at " + p.leaf.NotAfter.UTC().Format(time.RFC3339)
+	case time.Now().Before(p.leaf.NotBefore):
+		what = "the client's certificate is not valid before " + p.leaf.NotBefore.UTC().Format(time.RFC3339)
+	default:
+		what = fmt.Sprintf("it refuses the client's certificate of %q, signed by %q: is that its authority?", p.leaf.Subject.CommonName, p.leaf.Issuer.CommonName)
+	}
+	if what == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // checkAll checks all endpoints at once and returns what each says; nil: it can be used.
