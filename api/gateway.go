@@ -15,7 +15,7 @@ const GatewayAgent = "nftnat-gateway"
 
 // IsLease reports whether a mapping with this name is a gateway's lease.
 func IsLease(name string) bool {
-	return name == "pmp" || strings.HasPrefix(name, "pcp:") || strings.HasPrefix(name, "igd:")
+	return strings.HasPrefix(name, "pmp:") || strings.HasPrefix(name, "pcp:") || strings.HasPrefix(name, "igd:")
 }
 
 // Gateway is how a gateway is, and what leases its clients have: the document of GET /v1/gateway

@@ -368,8 +368,9 @@ func (m *model) named(ms []nat.Mapping, how nat.PublishOptions) (all []nat.Mappi
 		}
 		ports := slices.Collect(nat.Expand(one))
 		for i, port := range ports {
-			have, _ := m.find(port)
-			ports[i].Name = have.Name
+			if have, _ := m.find(port); how.IfName != "" || !strings.Contains(have.Name, ":") {
+				ports[i].Name = have.Name
+			}
 		}
 		all = append(all, nat.Collapse(ports)...)
 	}

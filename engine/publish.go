@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -179,7 +180,7 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 					if err := mayReplace(p, have, how); err != nil {
 						return nil, err
 					}
-					p.Name = have.Name
+					p.Name = inherited(have, how)
 				}
 				if keepNames {
 					named = append(named, p)
@@ -212,6 +213,15 @@ func (e *core) reserve(ms []nat.Mapping, c *change, how nat.PublishOptions) ([]n
 		c.chosen += len(c.Added) - before
 	}
 	return done, nil
+}
+
+// inherited returns the name that a port without one gets when it takes the place of have. A name with a colon is that of a
+// program, which ends or changes by it what it has made: what somebody has put there is not the program's.
+func inherited(have *portset.Target, how nat.PublishOptions) string {
+	if how.IfName == "" && strings.Contains(have.Name, ":") {
+		return ""
+	}
+	return have.Name
 }
 
 // mayReplace returns an error if what is published at the frontends of p has another name than that which is replaced.

@@ -120,6 +120,22 @@ func TestReplaceKeepsNames(t *testing.T) {
 	requireConsistent(t, b, e)
 }
 
+// What is put in the place of a program's mapping is not the program's, unless it says so itself.
+func TestReplaceLeavesNames(t *testing.T) {
+	e, b := openFake(t)
+	ms := mapAll(t, "80->172.30.0.2:80", "81->172.30.0.2:81")
+	ms[0].Name, ms[1].Name = "cni:a", "cni:a"
+	_, err := e.Publish(t.Context(), nat.PublishOptions{}, ms...)
+	require.NoError(t, err)
+	next := mapAll(t, "80->172.30.0.2:80", "81->172.30.0.3:81")
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true}, next[0])
+	require.NoError(t, err)
+	_, err = e.Publish(t.Context(), nat.PublishOptions{Replace: true, IfName: "cni:a"}, next[1])
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"80->172.30.0.2:80", "81->172.30.0.3:81 cni:a"}, publishedBy(e))
+	requireConsistent(t, b, e)
+}
+
 func TestRemove(t *testing.T) {
 	e, b := openFake(t)
 	ms := mapAll(t, "80-82->172.30.0.2:80-82", "83->172.30.0.9:83", "90->172.30.0.2:80", "91->172.30.0.2:91")

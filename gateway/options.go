@@ -74,7 +74,7 @@ type Options struct {
 	Rules []string
 	// Quota is the most leases of a client. Zero: DefaultQuota.
 	Quota int
-	// MinLifetime and MaxLifetime bound the time of a lease. Zero: DefaultMin and DefaultMax.
+	// MinLifetime and MaxLifetime bound the time of a lease, MaxLifetime not of IGD. Zero: DefaultMin and DefaultMax.
 	MinLifetime, MaxLifetime time.Duration
 	// ExternalIP is the address that clients are told. Zero: that of WAN.
 	ExternalIP netip.Addr

@@ -48,7 +48,7 @@ func TestGatewayNATPMP(t *testing.T) {
 		b.reached(t, network, "4000", "one")
 
 		assert.Contains(t, natpmpc(t, one, "-a 4999 5000 "+network+" 7200"), "Mapped public port 4000 ")
-		assert.Contains(t, b.succeed(t, "ls --json "+network), `"name":"pmp"`)
+		assert.Contains(t, b.succeed(t, "ls --json "+network), `"name":"pmp:"`)
 		assert.Contains(t, natpmpc(t, two, "-a 4000 5000 "+network+" 3600"), "protocol "+strings.ToUpper(network))
 		labtest.Reaches(t, far, network, wan, "one") // the other client has got another port
 

@@ -8,7 +8,8 @@ type PublishOptions struct {
 	// Replace gives a frontend that is published already the new backend, name and
 	// expiry, in one transaction, with no moment without a backend (before Linux 6.12, a packet
 	// that arrives in just this moment may rarely find none). A mapping without a
-	// name keeps the name of the port. The frontend must have the same address: one for
+	// name keeps the name of the port; one with a colon, as programs have that end by it what
+	// they have made, only with IfName. The frontend must have the same address: one for
 	// any address and one for a single address are in conflict as ever. Established TCP
 	// connections stay with the old backend; UDP flows follow at once. Zero: a frontend
 	// that is published already is a conflict.

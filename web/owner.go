@@ -15,14 +15,11 @@ type owner struct {
 // ownerOf reads a name. Front ends begin the names of their mappings with a word; all others are an
 // operator's. It is for people: whoever may publish may choose any name.
 func ownerOf(name string) owner {
-	if name == "pmp" {
-		return owner{"nat-pmp", "NAT-PMP", ""}
-	}
-	for _, o := range [...]struct{ prefix, text string }{
-		{"pcp", "PCP"}, {"igd", "UPnP IGD"}, {"cni", "CNI"}, {"docker", "Docker"},
+	for _, o := range [...]struct{ prefix, kind, text string }{
+		{"pmp:", "nat-pmp", "NAT-PMP"}, {"pcp:", "pcp", "PCP"}, {"igd:", "igd", "UPnP IGD"}, {"cni:", "cni", "CNI"}, {"docker:", "docker", "Docker"},
 	} {
-		if rest, ok := strings.CutPrefix(name, o.prefix+":"); ok {
-			return owner{o.prefix, o.text, rest}
+		if rest, ok := strings.CutPrefix(name, o.prefix); ok {
+			return owner{o.kind, o.text, rest}
 		}
 	}
 	return owner{"operator", "operator", name}

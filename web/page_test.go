@@ -141,7 +141,7 @@ func FuzzText(f *testing.F) {
 
 func TestOwner(t *testing.T) {
 	for name, want := range map[string]owner{
-		"": {"operator", "operator", ""}, "web": {"operator", "operator", "web"}, "pmp": {"nat-pmp", "NAT-PMP", ""}, "pmp2": {"operator", "operator", "pmp2"},
+		"": {"operator", "operator", ""}, "web": {"operator", "operator", "web"}, "pmp:": {"nat-pmp", "NAT-PMP", ""}, "pmp2": {"operator", "operator", "pmp2"},
 		"pcp:0011": {"pcp", "PCP", "0011"}, "igd:Torrent 1": {"igd", "UPnP IGD", "Torrent 1"}, "cni:abc": {"cni", "CNI", "abc"}, "docker:7": {"docker", "Docker", "7"},
 	} {
 		require.Equal(t, want, ownerOf(name), name)

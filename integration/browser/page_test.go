@@ -32,7 +32,7 @@ func usual() []request {
 		{Proto: "tcp", Port: 2223, Backend: "172.17.0.3:22", Name: "cni:0a1b2c3d4e5f60718293a4b5c6d7e8f9"},
 		{Proto: "udp", Port: 3074, Backend: "192.168.1.20:3074", Name: "igd:Xbox (192.168.1.20:3074) 3074 UDP", TTL: "2h"},
 		{Proto: "udp", Port: 51820, Backend: "192.168.1.30:51820", Name: "pcp:00112233445566778899aabb", TTL: "90s"},
-		{Proto: "tcp", Port: 51413, Backend: "192.168.1.40:51413", Name: "pmp", TTL: "59m"},
+		{Proto: "tcp", Port: 51413, Backend: "192.168.1.40:51413", Name: "pmp:", TTL: "59m"},
 		{Proto: "udp", Port: 10000, Backend: "172.17.0.9:10000", Count: 10001, Name: "turn"},
 	}
 	for i, name := range hostile {

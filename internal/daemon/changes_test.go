@@ -111,8 +111,8 @@ func TestChangeLogOfLeases(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { l.leases.Run(ctx) })
-		lease := []nat.Mapping{mapped(t, "pmp", "8000->192.168.1.2:8000")}
-		web := []nat.Mapping{mapped(t, "pmp", "8080->172.17.0.2:80")}
+		lease := []nat.Mapping{mapped(t, "pmp:", "8000->192.168.1.2:8000")}
+		web := []nat.Mapping{mapped(t, "pmp:", "8080->172.17.0.2:80")}
 		for range 50 {
 			l.outcome(api.Outcome{Operation: api.OpPublish, Agent: api.GatewayAgent, Mappings: lease, UID: 790, PID: 5})
 			l.outcome(api.Outcome{Operation: api.OpPublish, Agent: api.GatewayAgent, Mappings: lease, Renewed: true})
@@ -126,12 +126,12 @@ func TestChangeLogOfLeases(t *testing.T) {
 		l.outcome(api.Outcome{Operation: api.OpReplace, Agent: api.GatewayAgent, Mappings: lease, UID: 790, PID: 5})
 		cancel()
 		running.Wait()
-		require.Equal(t, `msg=published uid=790 pid=5 name=pmp mapping=8000->192.168.1.2:8000
-msg=published uid=0 pid=6 name=pmp mapping=8080->172.17.0.2:80
-msg=published uid=0 pid=7 name=pmp mapping=8080->172.17.0.2:80
+		require.Equal(t, `msg=published uid=790 pid=5 name=pmp: mapping=8000->192.168.1.2:8000
+msg=published uid=0 pid=6 name=pmp: mapping=8080->172.17.0.2:80
+msg=published uid=0 pid=7 name=pmp: mapping=8080->172.17.0.2:80
 msg=expired name=web mapping=8080->172.17.0.2:80
 msg="more leases were published, unpublished or have expired" not_listed=150
-msg=replaced uid=790 pid=5 name=pmp mapping=8000->192.168.1.2:8000
+msg=replaced uid=790 pid=5 name=pmp: mapping=8000->192.168.1.2:8000
 `, told.String())
 	})
 }

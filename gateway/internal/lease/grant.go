@@ -63,9 +63,10 @@ func (l *Leases) grant(ctx context.Context, r *Request) (Lease, error) {
 		if err == nil {
 			return c.want, nil
 		}
-		if !errors.Is(err, ErrTaken) || r.Exact || c.had {
+		if !errors.Is(err, ErrTaken) || r.Exact {
 			return Lease{}, err
 		}
+		l.forget(c.had)
 	}
 	return Lease{}, err
 }
@@ -115,7 +116,7 @@ func (l *Leases) await1st(ctx context.Context) error {
 // change is a lease on its way to the daemon.
 type change struct {
 	want Lease
-	had  bool // the client has the lease, and it is renewed or changed
+	had  *entry // the lease that is renewed or changed; nil: it is a new one
 	// unchanged is whether there is nothing to do.
 	unchanged bool
 	// replaces is the name of the mapping that is replaced; empty: none is, or it differs in its expiry only.
@@ -189,7 +190,7 @@ func (l *Leases) decide(r *Request, t target, have *entry) (*change, error) {
 		if !l.rules.allow(r.Client, have.External, r.Internal) {
 			return nil, ErrDenied
 		}
-		c.had, c.want.External = true, have.External
+		c.had, c.want.External = have, have.External
 		if !r.SetText && have.Kind == PCP {
 			c.want.Text = have.Text
 		}
@@ -212,7 +213,7 @@ func (l *Leases) decide(r *Request, t target, have *entry) (*change, error) {
 		return nil, err
 	}
 	c.want.From = c.mapping.From.Prefixes()
-	if c.had {
+	if have != nil {
 		renewed := before
 		renewed.Expires = c.mapping.Expires
 		if c.mapping == before {
@@ -226,7 +227,7 @@ func (l *Leases) decide(r *Request, t target, have *entry) (*change, error) {
 		l.asked[r.Client]++
 	}
 	at := slot{r.Proto, c.want.External}
-	l.index.ports.claim(at, r.Client, !c.had && l.index.entries[at.companion()] == nil)
+	l.index.ports.claim(at, r.Client, have == nil && l.index.entries[at.companion()] == nil)
 	if !slices.Contains(c.targets, t) {
 		c.targets = append(c.targets, t)
 	}
@@ -235,6 +236,16 @@ func (l *Leases) decide(r *Request, t target, have *entry) (*change, error) {
 		l.busy[t] = done
 	}
 	return c, nil
+}
+
+// forget removes a lease from the index which the daemon has just said is another mapping by now, in case that its event has yet
+// to come: its client gets another port. Nil: it does nothing.
+func (l *Leases) forget(e *entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e != nil && l.index.entries[e.slot()] == e {
+		l.index.remove(e.slot())
+	}
 }
 
 // done ends a change, whatever became of it.
@@ -251,7 +262,7 @@ func (l *Leases) done(c *change) {
 
 // count has a new lease no longer be one that is asked for: the index counts it, or it came to nothing.
 func (l *Leases) count(c *change) {
-	if c.had || c.counted {
+	if c.had != nil || c.counted {
 		return
 	}
 	c.counted = true

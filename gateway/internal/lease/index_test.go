@@ -30,7 +30,7 @@ func TestIndexFollows(t *testing.T) {
 		}
 		m := nat.Mapping{
 			Proto: proto, Frontend: netip.AddrPortFrom(netip.IPv4Unspecified(), port), More: more, NoProxy: true,
-			Backend: netip.AddrPortFrom(addr(random.IntN(3)), port), Name: []string{"pmp", "web", "pcp:" + nonce, "igd:x"}[random.IntN(4)],
+			Backend: netip.AddrPortFrom(addr(random.IntN(3)), port), Name: []string{"pmp:", "web", "pcp:" + nonce, "igd:x"}[random.IntN(4)],
 		}
 		if random.IntN(3) == 0 {
 			x.drop(&m, now)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -45,7 +46,7 @@ func TestGrant(t *testing.T) {
 	l := b.granted(t, pmp(addr(7), 5000, 6000))
 	require.Equal(t, Lease{Kind: PMP, Client: addr(7), Proto: nat.UDP, Internal: 5000, External: 6000, Expires: b.clock.now().Add(time.Hour)}, l)
 	m := b.fake.mappings[slot{nat.UDP, 6000}]
-	require.Equal(t, "pmp", m.Name)
+	require.Equal(t, "pmp:", m.Name)
 	require.Equal(t, "6000->192.168.0.7:5000/udp", nat.Mapping{Proto: m.Proto, Frontend: netip.AddrPortFrom(netip.Addr{}, 6000), Backend: m.Backend}.String())
 	require.Equal(t, netip.IPv4Unspecified(), m.Frontend.Addr())
 
@@ -206,6 +207,26 @@ func TestUPnP(t *testing.T) {
 	require.ErrorIs(t, err, ErrDenied)
 }
 
+// A client whose port an operator has taken just now, of which the event has yet to come, gets another one.
+func TestTakenJustNow(t *testing.T) {
+	b := newTestbed(t, Options{})
+	for _, r := range []Request{pmp(addr(7), 5000, 6000), pcp(addr(7), 5001, 6001)} {
+		require.Equal(t, r.External, b.granted(t, r).External)
+		web := operators(fmt.Sprintf("0.0.0.0:%d->10.0.0.1:80", r.External), "web")
+		web.Proto = r.Proto
+		at := slot{r.Proto, r.External}
+		b.fake.change(func() { b.fake.mappings[at] = web })
+		r.Lifetime *= 2
+		l := b.granted(t, r)
+		require.NotEqual(t, r.External, l.External)
+		require.Equal(t, l.External, b.granted(t, r).External)
+		b.fake.change(func() { b.fake.send(api.EventPublished, web) })
+		soon(t, func() bool { _, ok := b.External(at.proto, at.port); return !ok })
+		b.fake.change(func() { require.Equal(t, web, b.fake.mappings[at], "the operator's stays") })
+	}
+	require.Equal(t, 2, b.Len())
+}
+
 // Operators' mappings and ports of programs are taken; a client whose port has a mapping is told so.
 func TestTaken(t *testing.T) {
 	b := newTestbed(t, Options{})
@@ -331,6 +352,8 @@ func TestLifetimes(t *testing.T) {
 	require.Equal(t, time.Second, lifetime(pmp(addr(7), 1111, 0), time.Second))
 	require.Equal(t, time.Minute, lifetime(pcp(addr(7), 1112, 0), time.Second))
 	require.Equal(t, time.Hour, lifetime(pcp(addr(7), 1112, 0), 1<<32*time.Second))
+	require.Equal(t, time.Minute, lifetime(igd(addr(7), 1113, 1113), time.Second))
+	require.Equal(t, 604800*time.Second, lifetime(igd(addr(7), 1113, 1113), 604800*time.Second))
 }
 
 // The ports that clients gave back rest, but for these clients and for who asks for just that port.

@@ -19,7 +19,7 @@ const (
 	nonceDigits = 24
 )
 
-// name returns the name of the mapping of a lease: "pmp", "pcp:" and the nonce, with the
+// name returns the name of the mapping of a lease: "pmp:", "pcp:" and the nonce, with the
 // description after a space, or "igd:" and the description.
 func (l *Lease) name() string {
 	switch l.Kind {
@@ -33,17 +33,17 @@ func (l *Lease) name() string {
 	case IGD:
 		return "igd:" + l.Key
 	}
-	return l.Kind.String()
+	return l.Kind.String() + ":"
 }
 
 // parseName reads what name returns.
 func parseName(name string) (kind Kind, key, text string, ok bool) {
 	word, rest, colon := strings.Cut(name, ":")
 	switch {
-	case name == "pmp":
-		return PMP, "", "", true
 	case !colon:
 		return 0, "", "", false
+	case word == "pmp":
+		return PMP, "", "", rest == ""
 	case word == "igd":
 		return IGD, rest, "", true
 	case word == "pcp":

@@ -28,7 +28,7 @@ func TestNames(t *testing.T) {
 		key, text string
 		name      string
 	}{
-		{PMP, "", "", "pmp"},
+		{PMP, "", "", "pmp:"},
 		{PCP, nonce, "", "pcp:" + nonce},
 		{PCP, nonce, "a b", "pcp:" + nonce + " a b"},
 		{IGD, "", "", "igd:"},
@@ -49,6 +49,8 @@ func TestNames(t *testing.T) {
 			func(m *nat.Mapping) { m.Masquerade = true },
 			func(m *nat.Mapping) { m.Name = "web" },
 			func(m *nat.Mapping) { m.Name = "pcp:1234" },
+			func(m *nat.Mapping) { m.Name = "pmp:x" },
+			func(m *nat.Mapping) { m.Name = "pmp" },
 			func(m *nat.Mapping) { m.Frontend = netip.AddrPortFrom(netip.Addr{}, 6000) },
 		} {
 			other := m

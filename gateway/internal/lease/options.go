@@ -25,7 +25,8 @@ type Daemon interface {
 // Limits bound what clients get.
 type Limits struct {
 	// Min and Max bound the time of a lease; Min does not bound those of NAT-PMP, which must not
-	// last longer than was asked for (RFC 6886 section 3.3). Zero: 2 minutes and 24 hours.
+	// last longer than was asked for (RFC 6886 section 3.3), and Max not those of IGD, which has no way to say
+	// that less was given. Zero: 2 minutes and 24 hours.
 	Min, Max time.Duration
 	// Quota is the most leases that a client may have. Zero: 32.
 	Quota int
@@ -49,6 +50,8 @@ func (l Limits) clamp(kind Kind, asked time.Duration) time.Duration {
 		return 0
 	case kind == PMP:
 		return min(asked, l.Max)
+	case kind == IGD: // whose client would not learn of less, and renew too late
+		return max(asked, l.Min)
 	}
 	return min(max(asked, l.Min), l.Max)
 }
