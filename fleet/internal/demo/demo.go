@@ -212,7 +212,7 @@ func (d *demonstration) holder(ctx context.Context) string {
 	if err != nil {
 		return ""
 	}
-	for _, line := range strings.Split(out, "\n") {
+	for line := range strings.SplitSeq(out, "\n") {
 		// ADDRESS FOR DEV HOLDER STATE; FOR has two words.
 		if f := strings.Fields(line); len(f) > 5 && f[0] == address && f[5] == "serving" {
 			return f[4]
