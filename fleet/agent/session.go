@@ -97,7 +97,14 @@ func (a *agent) current() *store.Session {
 func (a *agent) hold(ctx context.Context) error {
 	for {
 		s := a.current()
-		err := s.Run(ctx, func(time.Duration) { a.floats.Session(s) })
+		last := time.Now()
+		err := s.Run(ctx, func(time.Duration) {
+			if time.Since(last) > s.TTL()/2 { // etcd did not answer for a while
+				a.spaces.Away()
+			}
+			last = time.Now()
+			a.floats.Session(s)
+		})
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -113,6 +120,7 @@ func (a *agent) hold(ctx context.Context) error {
 			return err
 		}
 		a.Log.Info("the host is in the fleet again")
+		a.spaces.Away()
 		a.floats.Session(a.current())
 	}
 }

@@ -58,9 +58,6 @@ func Block(network string, index uint64) string {
 // Blocks is the prefix of all blocks of a shared network.
 func Blocks(network string) string { return Spaces + network + "/block/" }
 
-// Cursor is the key of where the search for a free block begins.
-func Cursor(network string) string { return Spaces + network + "/cursor" }
-
 // maxName is the length of the longest name: a key, and the mapping's name in a daemon, stay short.
 const maxName = 128
 

@@ -63,7 +63,7 @@ func TestKeys(t *testing.T) {
 	a := netip.MustParseAddr("2001:db8::1")
 	for got, want := range map[string]string{
 		keys.Host("h"): "hosts/h", keys.Status("h"): "status/h", keys.Float(a): "float/2001:db8::1", keys.FloatEpoch(a): "float-since/2001:db8::1",
-		keys.Block("n", 7): "space/n/block/7", keys.Blocks("n"): "space/n/block/", keys.Cursor("n"): "space/n/cursor",
+		keys.Block("n", 7): "space/n/block/7", keys.Blocks("n"): "space/n/block/",
 		keys.OfHost("h").String(): "host h", keys.All().String(): "all", keys.OfGroup("g").String(): "group g",
 	} {
 		if got != want {

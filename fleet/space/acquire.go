@@ -60,7 +60,11 @@ func (m *Manager) acquireOnce(ctx context.Context, p *pool, avoid map[uint64]boo
 	}
 	m.mu.Unlock()
 
+	seen := m.store.Seen().Revision
 	ok, rev, err := m.commit(ctx, ifs, clientv3.OpPut(key, keys.HeldBlock(m.host, nonce)))
+	if err == nil && ok && rev <= seen { // what is written is newer than all that was seen, but after a restore
+		err = store.ErrRestored
+	}
 	switch {
 	case errors.Is(err, store.ErrRestored):
 		if ok { // before those that hold it could claim it
@@ -199,6 +203,9 @@ func (m *Manager) claim(ctx context.Context, p *pool, index uint64) (ok bool, er
 			return false, err
 		}
 		if ok {
+			m.mu.Lock()
+			m.missed = true
+			m.mu.Unlock()
 			m.log.Warn("shared network: claimed a block that this host holds and etcd did not know", "network", p.name, "block", index)
 		}
 	}

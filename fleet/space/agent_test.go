@@ -68,7 +68,14 @@ func (a *agent) run(tb testing.TB) {
 	wg.Go(func() {                   // as an agent does: by the answers it notices a restore
 		for ctx.Err() == nil {
 			if ss, err := a.store.Session(ctx, 3*time.Second); err == nil {
-				_ = ss.Run(ctx, func(time.Duration) {}) // until it is lost
+				last := time.Now()
+				_ = ss.Run(ctx, func(time.Duration) { // until it is lost
+					if time.Since(last) > ss.TTL()/2 {
+						a.Away()
+					}
+					last = time.Now()
+				})
+				a.Away()
 			}
 			time.Sleep(50 * time.Millisecond)
 		}

@@ -82,9 +82,12 @@ type Manager struct {
 	mu      sync.Mutex
 	known   bool  // etcd has told of everything
 	at      int64 // the revision of that
+	listed  bool  // the daemon's mappings were looked through for ports of shared addresses
 	pools   map[string]*pool
 	closed  *entry // the bar; nil: there is none
 	hosts   map[string]entry
+	missed  bool          // etcd did not know a block that this host holds
+	suspect bool          // etcd was away, and may have been restored
 	restore bool          // etcd was restored, and there is no bar for that yet
 	ready   chan struct{} // closed when what this host holds is claimed
 	claimed bool
@@ -110,9 +113,10 @@ type pool struct {
 	notBefore time.Time
 
 	// Guarded by Manager.mu: what etcd has.
-	def  Definition // zero for ports
-	at   int64      // the revision of the definition; 0: there is none
-	ring *ring      // nil: without a definition
+	def   Definition // zero for ports
+	at    int64      // the revision of the definition; 0: there is none
+	ring  *ring      // nil: without a definition
+	found bool       // the daemon has mappings with its ports
 	// returning are blocks that are being given back.
 	returning map[uint64]bool
 }
@@ -172,7 +176,7 @@ func (m *Manager) Update(u store.Update) {
 		for _, e := range u.Entries {
 			m.put(e)
 		}
-		m.known, m.at = true, u.Revision
+		m.known, m.at, m.listed = true, u.Revision, false
 		m.restore = m.restore || u.Restored
 	}
 	concerns := u.Whole
@@ -182,8 +186,9 @@ func (m *Manager) Update(u store.Update) {
 		} else {
 			m.put(c.Entry)
 		}
-		key, _ := keys.ParseSpaceKey(c.Key)
-		concerns = concerns || !key.IsBlock || m.disputes(key)
+		key, ok := keys.ParseSpaceKey(c.Key)
+		reminder := c.Key == keys.SpaceClosed && !c.Deleted && m.hosts[m.host].value == c.Value
+		concerns = concerns || ok && !reminder && (!key.IsBlock || m.disputes(key))
 	}
 	if concerns {
 		m.wake()
@@ -272,8 +277,14 @@ func (m *Manager) deleted(name string, rev int64) {
 	}
 }
 
+// maxLogged bounds how many texts are remembered, so that each is logged once.
+const maxLogged = 100
+
 // fault notes something to look into. The lock is held.
 func (m *Manager) fault(text string) {
+	if len(m.logged) > maxLogged {
+		clear(m.logged)
+	}
 	if !m.logged[text] {
 		m.logged[text] = true
 		m.log.Warn("shared network: " + text)

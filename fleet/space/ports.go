@@ -168,6 +168,9 @@ func (m *Manager) reconcilePorts(ctx context.Context, p *pool) (contradictions i
 			used[uint64(o.Frontend.Port()-firstPort)/portBlock]++
 		}
 	}
+	m.mu.Lock()
+	p.found = len(used) != 0
+	m.mu.Unlock()
 	before := p.mine
 	p.mine = nil
 	for index := range uint64(portBlocks) {

@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nftnat/nftnat/fleet/keys"
+	"github.com/nftnat/nftnat/fleet/store"
 )
 
 // retryTime is when what failed is tried again.
@@ -70,20 +71,16 @@ func (m *Manager) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mappings, err := m.daemon.Mappings(ctx)
-	if err != nil {
+	if err := m.discover(ctx); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	m.faults = nil
-	for _, n := range networks { // pools that etcd does not know
+	there := map[string]bool{}
+	for _, n := range networks {
 		if shared, _, ok := ParseBlockName(n.Name); ok {
-			m.pool(shared)
-		}
-	}
-	for _, o := range mappings {
-		if isShared(o) {
-			m.pool(keys.PortPool(o.Proto, o.Frontend.Addr()))
+			there[shared] = true
+			m.pool(shared) // perhaps etcd does not know it
 		}
 	}
 	var pools []*pool
@@ -91,14 +88,21 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		pools = append(pools, p)
 	}
 	m.mu.Unlock()
-	if err := m.join(ctx); err != nil {
+	member, err := m.join(ctx)
+	if err != nil {
 		return err
 	}
 	if err := m.shut(ctx); err != nil {
 		return err
 	}
+	if err := m.listAnew(ctx); err != nil {
+		return err
+	}
 	contradictions := 0
 	for _, p := range pools {
+		if !there[p.name] && !m.concerns(p) {
+			continue
+		}
 		n, err := m.reconcilePool(ctx, p)
 		if err == nil {
 			err = m.giveBackSpares(ctx, p)
@@ -108,21 +112,63 @@ func (m *Manager) reconcile(ctx context.Context) error {
 		}
 		contradictions += n
 	}
+	m.mu.Lock()
+	if m.missed && member && m.closed == nil {
+		// It held a block that etcd does not know, and was not forgotten: etcd was restored, and nobody noticed, since so much
+		// was written after it that revisions went on.
+		m.restore = true
+		m.wake()
+	}
+	m.missed = false
+	m.mu.Unlock()
 	return m.reopen(ctx, contradictions)
 }
 
-// join puts this host among those that take part.
-func (m *Manager) join(ctx context.Context) error {
+// discover finds pools of ports by the mappings of the daemon. That is a long list, which is read at the start and when etcd has
+// told of everything anew.
+func (m *Manager) discover(ctx context.Context) error {
 	m.mu.Lock()
-	_, member := m.hosts[m.host]
+	listed := m.listed
+	m.mu.Unlock()
+	if listed {
+		return nil
+	}
+	mappings, err := m.daemon.Mappings(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed = true
+	for _, o := range mappings {
+		if isShared(o) {
+			m.pool(keys.PortPool(o.Proto, o.Frontend.Addr())).found = true
+		}
+	}
+	return nil
+}
+
+// concerns reports whether this host has, or may have, something of a pool.
+func (m *Manager) concerns(p *pool) bool {
+	p.leasing.Lock()
+	defer p.leasing.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return p.found || len(p.mine) != 0 || p.ring != nil && len(p.ring.of(m.host)) != 0
+}
+
+// join puts this host among those that take part, and reports whether it was.
+func (m *Manager) join(ctx context.Context) (member bool, err error) {
+	m.mu.Lock()
+	_, member = m.hosts[m.host]
 	m.mu.Unlock()
 	if member {
-		return nil
+		return true, nil
 	}
 	key := keys.SpaceHost(m.host)
 	absent := clientv3.Compare(clientv3.CreateRevision(m.store.Key(key)), "=", 0)
 	if _, _, err := m.commit(ctx, []clientv3.Cmp{absent}, clientv3.OpPut(m.store.Key(key), "")); err != nil {
-		return err
+		return false, err
 	}
 	e, found, _, err := m.get(ctx, key)
 	if err == nil && found {
@@ -130,7 +176,7 @@ func (m *Manager) join(ctx context.Context) error {
 		m.put(e)
 		m.mu.Unlock()
 	}
-	return err
+	return false, err
 }
 
 // shut keeps all hosts from leasing, if this host has seen that etcd was restored.
@@ -161,6 +207,35 @@ func (m *Manager) shut(ctx context.Context) error {
 	return nil
 }
 
+// listAnew reads everything after etcd was away, and while leases are barred and this host has not confirmed: perhaps etcd was restored and nobody
+// noticed, since so much was written after it that the revision is past the one seen before. Then what is known is old.
+func (m *Manager) listAnew(ctx context.Context) error {
+	m.mu.Lock()
+	current := !m.suspect && (m.closed == nil || m.hosts[m.host].value == m.closed.value)
+	m.suspect = false
+	m.mu.Unlock()
+	if current {
+		return nil
+	}
+	snap, err := m.store.List(ctx, keys.Spaces)
+	if err == nil {
+		m.Update(store.Update{Revision: snap.Revision, Whole: true, Entries: snap.Entries})
+	} else {
+		m.mu.Lock()
+		m.suspect = true // tried again soon
+		m.mu.Unlock()
+	}
+	return err
+}
+
+// Away is called when etcd did not answer: when it does again, what it has is compared with what this host holds.
+func (m *Manager) Away() {
+	m.mu.Lock()
+	m.suspect = true
+	m.mu.Unlock()
+	m.wake()
+}
+
 // reopen confirms that this host has claimed what it holds, and ends the bar if all have.
 func (m *Manager) reopen(ctx context.Context, contradictions int) error {
 	m.mu.Lock()
@@ -170,7 +245,7 @@ func (m *Manager) reopen(ctx context.Context, contradictions int) error {
 		return nil
 	}
 	key := m.store.Key(keys.SpaceClosed)
-	same := clientv3.Compare(clientv3.ModRevision(key), "=", closed.modified)
+	same := clientv3.Compare(clientv3.Value(key), "=", closed.value)
 	m.mu.Lock()
 	confirmed := m.hosts[m.host].value == closed.value
 	m.mu.Unlock()
@@ -187,13 +262,21 @@ func (m *Manager) reopen(ctx context.Context, contradictions int) error {
 	ifs := []clientv3.Cmp{same}
 	for _, e := range all.Entries {
 		if e.Value != closed.value {
-			return nil
+			return m.remind(ctx, closed)
 		}
 		if len(ifs) < maxCompares {
 			ifs = append(ifs, clientv3.Compare(clientv3.ModRevision(m.store.Key(e.Key)), "=", e.Modified))
 		}
 	}
 	_, _, err = m.commit(ctx, ifs, clientv3.OpDelete(key))
+	return err
+}
+
+// remind puts the bar again, so that agents hear of it which wait for later revisions than it had.
+func (m *Manager) remind(ctx context.Context, closed *entry) error {
+	key := m.store.Key(keys.SpaceClosed)
+	same := clientv3.Compare(clientv3.ModRevision(key), "=", closed.modified)
+	_, _, err := m.commit(ctx, []clientv3.Cmp{same}, clientv3.OpPut(key, closed.value))
 	return err
 }
 

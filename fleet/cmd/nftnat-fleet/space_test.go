@@ -41,6 +41,34 @@ func (m *machine) does(t *testing.T, line string) string {
 	return r.Stdout
 }
 
+// command is one of docs/fleet.md, with what it prints.
+type command struct{ line, output string }
+
+// documented returns the commands in the indented blocks of a section.
+func documented(t *testing.T, heading string) (all []command) {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "fleet.md"))
+	require.NoError(t, err)
+	_, section, ok := strings.Cut(string(page), "\n"+heading+"\n")
+	require.True(t, ok, "docs/fleet.md has no %q", heading)
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		line, indented := strings.CutPrefix(line, "    ")
+		if run, ok := strings.CutPrefix(line, "$ nftnat-fleet "); ok && indented {
+			all = append(all, command{line: run})
+		} else if indented {
+			all[len(all)-1].output += line
+		}
+	}
+	require.NotEmpty(t, all)
+	return all
+}
+
+// plain replaces what is chosen at random, and the widths of columns.
+func plain(text string) string {
+	return regexp.MustCompile(` +`).ReplaceAllString(regexp.MustCompile(`\d+`).ReplaceAllString(text, "N"), " ")
+}
+
 // TestSpaceCommands runs the commands of shared networks against real agents and daemons.
 func TestSpaceCommands(t *testing.T) {
 	c := etcdtest.New(t, etcdtest.Options{Hosts: 2})
@@ -66,13 +94,15 @@ func TestSpaceCommands(t *testing.T) {
 		labtest.StartCmd(t, m.ns, cmd)
 	}
 	a, b := hosts[0], hosts[1]
-	require.Equal(t, "all 10.60.0.0/16: 1024 blocks of /26\n", a.does(t, "network create all 10.60.0.0/16"))
 	deadline := time.Now().Add(labtest.Stretch(20 * time.Second))
 	for _, m := range hosts { // until the agents answer
-		for m.fleet(t, "lease", "all", "web", "-p", "8080:80").Code != 0 {
-			require.True(t, time.Now().Before(deadline), "no agent leases")
+		for m.fleet(t, "lease", "none", "x").Code != exitNotFound {
+			require.True(t, time.Now().Before(deadline), "no agent answers")
 			time.Sleep(50 * time.Millisecond)
 		}
+	}
+	for _, c := range documented(t, "## One address space") {
+		require.Equal(t, plain(c.output), plain(a.does(t, c.line)), c.line)
 	}
 	lease := regexp.MustCompile(`^(10\.60\.\d+\.\d+)\n8080->(10\.60\.\d+\.\d+):80\n$`)
 	first, second := lease.FindStringSubmatch(a.does(t, "lease all web -p 8080:80")), lease.FindStringSubmatch(b.does(t, "lease all web -p 8080:80"))
