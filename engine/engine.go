@@ -166,6 +166,7 @@ func newEngine(opts Options) *Engine {
 		Rules:        schema.Ruleset(opts.Table),
 		Dial:         func() (table.Kernel, error) { return nft.Dial(&nft.Config{NetNS: c.namespace.FD()}) },
 		CheckComment: func(comment string) error { return schema.CheckComment(opts.Table, comment) },
+		Exempts:      schema.Exempts,
 		ReadOnly:     opts.ReadOnly, NoOwner: opts.NoOwner, AsFound: opts.AsFound, Log: c.log,
 	})
 	return e
@@ -234,6 +235,9 @@ func (e *core) start(ctx context.Context) error {
 		return err
 	}
 	if err := e.load(); err != nil {
+		return err
+	}
+	if err := e.table.DeleteStandIn(); err != nil {
 		return err
 	}
 	if err := e.adopt(ctx); err != nil || e.opts.ReadOnly {

@@ -121,6 +121,9 @@ func TestReleaseFails(t *testing.T) {
 	for _, call := range []string{"Table", "Elements", "Restore"} {
 		e, b := openOwner(t)
 		publishAll(t, b, e)
+		if call == "Restore" {
+			b.kernel.FailNext(call, nil) // that of the stand-in
+		}
 		b.kernel.FailNext(call, unix.ENOBUFS)
 		require.NoError(t, e.Close())
 		require.Equal(t, nft.TablePersist, b.table(t).Flags, call)

@@ -502,6 +502,7 @@ func TestReleaseKilled(t *testing.T) {
 		publish(t, e, "80->172.30.0.2:80")
 		publish(t, e, "81->172.30.0.2:81")
 		if !released {
+			b.kernel.FailNext("Restore", nil) // that of the stand-in
 			b.kernel.FailNext("Restore", errors.New("killed"))
 		}
 		saves := b.store.saves

@@ -31,15 +31,16 @@ import (
 // frontends count them, one by one.
 type missed struct {
 	udpSent, udpMissed, tcpMade, tcpMissed atomic.Int64
+	pause                                  time.Duration // between two flows of a client
 	stop                                   chan struct{}
 	running                                sync.WaitGroup
 	closers                                []io.Closer
 }
 
 // startNewFlows begins one new flow after the other: UDP from one client, TCP from another.
-func startNewFlows(t *testing.T, top *lab.Topology) *missed {
+func startNewFlows(t *testing.T, top *lab.Topology, pause time.Duration) *missed {
 	t.Helper()
-	m := &missed{stop: make(chan struct{})}
+	m := &missed{stop: make(chan struct{}), pause: pause}
 	own, err := top.Host.ListenPacket("udp4", "192.0.2.1:5353")
 	require.NoError(t, err)
 	l, err := top.Host.Listen("tcp4", "192.0.2.1:8080")
@@ -96,6 +97,9 @@ func (m *missed) each(t *testing.T, ns *lab.NS, f func()) {
 					return nil
 				default:
 					f()
+				}
+				if m.pause != 0 {
+					time.Sleep(m.pause)
 				}
 			}
 		})
@@ -169,7 +173,7 @@ func cleanEnds(t *testing.T, size, ends int) {
 	path := filepath.Join(t.TempDir(), "table.nft")
 	require.NoError(t, os.WriteFile(path, []byte("delete table inet nftnat\n"+text), 0o600))
 
-	m := startNewFlows(t, top)
+	m := startNewFlows(t, top, 0)
 	var udp, tcp [3]int64
 	var took [3]time.Duration
 	what := [3]string{"end of an engine", "begin of an engine", "nft -f"}

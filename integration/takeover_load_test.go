@@ -126,6 +126,13 @@ func (c *callers) end(t *testing.T) error {
 	return errors.Join(c.errs...)
 }
 
+// forget forgets calls that have failed so far, because something else than what is tested went on.
+func (c *callers) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refused, c.lost, c.broken, c.errs = 0, 0, 0, nil
+}
+
 // soFar returns the number of calls.
 func (c *callers) soFar() int {
 	c.mu.Lock()

@@ -21,6 +21,9 @@ type Difference struct {
 	// the types of its sets and maps cannot be changed. Repair corrects the others if the table
 	// has no owner or was made dormant by its owner.
 	Recreate bool
+	// Empty is whether a set or map of ranges is missing, which packets find empty for a moment when
+	// it is added: see Conn.Replace.
+	Empty bool
 }
 
 // String returns the text.
@@ -55,7 +58,7 @@ func (c *Conn) drift(t Table) (lines []Difference, err error) {
 
 func (l loaded) drift(t Table) (lines []Difference) {
 	add := func(recreate bool, format string, args ...any) {
-		lines = append(lines, Difference{fmt.Sprintf(format, args...), recreate})
+		lines = append(lines, Difference{Text: fmt.Sprintf(format, args...), Recreate: recreate})
 	}
 	switch flags := l.info.Flags; {
 	case flags&TableDormant != 0:
@@ -75,7 +78,7 @@ func (l loaded) drift(t Table) (lines []Difference) {
 	}
 	for _, s := range t.Sets {
 		if !there[s.Name] {
-			add(false, "%s %s is missing", s.Kind(), s.Name)
+			lines = append(lines, Difference{Text: fmt.Sprintf("%s %s is missing", s.Kind(), s.Name), Empty: s.Interval})
 		}
 	}
 	clear(there)

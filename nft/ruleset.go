@@ -16,7 +16,7 @@ type Table struct {
 	Name string
 	// Comment is that of the table. Empty: none.
 	Comment string
-	// Flags are TableOwned or none. Zero: everybody with CAP_NET_ADMIN may change it.
+	// Flags are TableOwned, TableOwner or none. Zero: everybody with CAP_NET_ADMIN may change it.
 	Flags TableFlags
 	// Tag is text that the kernel keeps with the table and that nft(8) does not list: a table
 	// that it has loaded has none. At most 64 bytes; empty: none. The text form leaves it out.

@@ -18,7 +18,7 @@ import (
 // Replace makes the table exactly t, with exactly these elements, in one transaction: the
 // table that had its name is deleted. Packets meet the one or the other, with an exception
 // that Repair avoids: the kernel shows them the elements of new sets of prefixes and segments
-// some tens of microseconds late (seen on Linux 6.18). A generation other than zero refuses
+// late, when the transaction ends (Linux 6.18). A generation other than zero refuses
 // with ErrStale as in Change. On any error nothing has changed.
 func (c *Conn) Replace(t Table, es []Element, generation uint32) error {
 	if err := t.validateWith(Change{Add: es}); err != nil {

@@ -44,9 +44,8 @@ func (t Table) validate() error {
 	if len(t.Tag) > maxTag {
 		return fmt.Errorf("its tag has %d bytes; there may be %d", len(t.Tag), maxTag)
 	}
-	if t.Flags != 0 && t.Flags != TableOwned {
-		// A table with the flag owner alone is deleted with its owner.
-		return fmt.Errorf("it has the flags %q; there are %q or none", t.Flags, TableOwned)
+	if t.Flags != 0 && t.Flags != TableOwned && t.Flags != TableOwner {
+		return fmt.Errorf("it has the flags %q; there are %q, %q or none", t.Flags, TableOwned, TableOwner)
 	}
 	seen := map[string]bool{}
 	for _, c := range t.Sets {

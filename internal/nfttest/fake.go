@@ -104,7 +104,7 @@ func (f *Fake) Restore(t nft.Table, es []nft.Element, handle uint64) error {
 }
 
 func (k *Kernel) replace(f *Fake, t nft.Table, es []nft.Element) error {
-	if t.Flags != 0 && k.NoOwners {
+	if t.Flags&nft.TablePersist != 0 && k.NoOwners {
 		return &nft.OpError{Op: "add table", Object: "inet " + t.Name, Err: unix.EOPNOTSUPP}
 	}
 	made := newTable(clone(t), k.handle+1)
@@ -258,14 +258,18 @@ func (f *Fake) DeleteTable(name string) error {
 	})
 }
 
-// Close is that of nft.Conn. The Kernel stays, and tables that the Fake owned are orphans. No
-// hook is called.
+// Close is that of nft.Conn. The Kernel stays, and tables that the Fake owned are orphans, or go if
+// they have no TablePersist. No hook is called.
 func (f *Fake) Close() error {
 	f.closed.Store(true)
 	return f.locked(func(k *Kernel) error {
-		for _, t := range k.tables {
-			if t.owner == f {
-				t.owner = nil
+		for name, t := range k.tables {
+			if t.owner != f {
+				continue
+			}
+			t.owner = nil
+			if t.def.Flags&nft.TablePersist == 0 {
+				delete(k.tables, name) // which is no generation
 			}
 		}
 		return nil

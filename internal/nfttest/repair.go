@@ -119,7 +119,7 @@ func drift(want, have nft.Table, flags nft.TableFlags) (lines []nft.Difference) 
 	}
 	for _, w := range want.Sets {
 		if _, ok := have.Set(w.Name); !ok {
-			add(false, "%s %s is missing", w.Kind(), w.Name)
+			lines = append(lines, nft.Difference{Text: fmt.Sprintf("%s %s is missing", w.Kind(), w.Name), Empty: w.Interval})
 		}
 	}
 	for _, h := range have.Chains {

@@ -80,6 +80,16 @@ func leaseElement(l *ipam.Lease) nft.Element {
 	return nft.Element{Set: setLeases + familyDigit(l.Addr), Key: nft.AddrKey(l.Addr), Comment: l.Name}
 }
 
+// Exempts reports whether rules find exemptions in a set of ranges: what is in it they let pass or leave
+// alone, and what is not they drop or translate, because another set has it.
+func Exempts(set string) bool {
+	switch strings.TrimRight(set, "46") {
+	case setNetworks, setInside:
+		return true
+	}
+	return strings.HasPrefix(set, "from") || strings.HasSuffix(set, "_from")
+}
+
 // IPAMElements returns the elements of networks and leases.
 func IPAMElements(networks []nat.Network, leases []*ipam.Lease) (es []nft.Element) {
 	for _, n := range networks {

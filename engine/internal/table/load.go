@@ -40,6 +40,8 @@ type Damage struct {
 	Lines []string
 	// Recreate is whether the table cannot be repaired in place.
 	Recreate bool
+	// Empty is whether an interval set is missing, which the repair adds.
+	Empty bool
 }
 
 // Add adds a line.
@@ -51,6 +53,7 @@ func (d *Damage) Add(format string, args ...any) {
 // changed meanwhile or the netlink socket failed, until the context is done.
 func (t *Table) Retry(ctx context.Context, f func() error) error {
 	var err error
+	t.staleStandIns = 0
 	for attempt := range loadAttempts {
 		if sleepErr := sleep.For(ctx, time.Duration(attempt)*Pause); sleepErr != nil {
 			err = sleepErr
@@ -123,6 +126,7 @@ func (t *Table) damage(info nft.TableInfo) (d Damage, err error) {
 	for _, difference := range drift {
 		d.Lines = append(d.Lines, difference.String())
 		d.Recreate = d.Recreate || difference.Recreate
+		d.Empty = d.Empty || difference.Empty
 	}
 	if info.Flags&^nft.TableDormant != t.Rules.Flags {
 		d.Recreate = true

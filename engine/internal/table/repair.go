@@ -12,17 +12,17 @@ import (
 	"github.com/nftnat/nftnat/nft"
 )
 
-// A damaged table is repaired in place if possible. In a recreated table, packets find the
-// rules a moment before the elements of interval sets, and the guard of the networks is
-// open during it.
+// A damaged table is repaired in place if possible. Else it is recreated behind a stand-in.
 
 // Rewrite makes the table hold exactly these elements, in one transaction: in place if the
 // damage allows, else by recreating it, also if there is no table.
 func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 	t.LogDamage(c.Damage)
-	repaired := t.repair(c, func() (nft.Change, error) { return t.changeTo(want) })
+	repaired := t.repair(c, want, func(uint32) (nft.Change, error) { return t.changeTo(want) })
 	if !repaired {
-		if err := t.kernel.Restore(t.Rules, want, c.Handle); err != nil {
+		want = t.exemptionsFirst(want)
+		err := t.behindStandIn(c.Handle != 0, want, func(uint32) error { return t.kernel.Restore(t.Rules, want, c.Handle) })
+		if err != nil {
 			return err
 		}
 		t.readHandle()
@@ -34,10 +34,19 @@ func (t *Table) Rewrite(c Contents, want []nft.Element) error {
 // Correct repairs a table and keeps the elements that are right. It makes the change in
 // place, or recreates the table with the given elements, which are those after the change.
 func (t *Table) Correct(c Contents, elements []nft.Element, ch nft.Change) error {
-	repaired := t.repair(c, func() (nft.Change, error) { return ch, deletable(ch.Delete, elements) })
+	loaded := ch.Generation
+	elements = keepTime(elements)
+	repaired := t.repair(c, elements, func(commits uint32) (nft.Change, error) {
+		ch.Generation = later(loaded, commits)
+		return ch, deletable(ch.Delete, elements)
+	})
 	if !repaired {
 		// Elements of the guards may be missing: add all or none.
-		if err := t.kernel.Replace(t.Rules, keepTime(elements), ch.Generation); err != nil {
+		elements = t.exemptionsFirst(elements)
+		err := t.behindStandIn(true, elements, func(commits uint32) error {
+			return t.kernel.Replace(t.Rules, elements, later(loaded, commits))
+		})
+		if err != nil {
 			return err
 		}
 		t.readHandle()
@@ -67,7 +76,37 @@ func (t *Table) Release() error {
 	}
 	rules := t.Rules
 	rules.Flags = 0
-	return t.kernel.Restore(rules, keepTime(es), info.Handle)
+	es = t.exemptionsFirst(keepTime(es))
+	return t.behindStandIn(true, es, func(uint32) error { return t.kernel.Restore(rules, es, info.Handle) })
+}
+
+// exemptionsFirst returns the elements in the order in which the sets of ranges of a new table are to be
+// filled.
+func (t *Table) exemptionsFirst(es []nft.Element) []nft.Element {
+	if t.Exempts == nil {
+		return es
+	}
+	first := make([]nft.Element, 0, len(es))
+	for _, exempting := range []bool{true, false} {
+		for _, el := range es {
+			if t.Exempts(el.Set) == exempting {
+				first = append(first, el)
+			}
+		}
+	}
+	return first
+}
+
+// later returns the generation after some commits. Zero, any generation, stays zero.
+func later(generation, commits uint32) uint32 {
+	if generation != 0 {
+		for range commits {
+			if generation++; generation == 0 { // the kernel skips it
+				generation++
+			}
+		}
+	}
+	return generation
 }
 
 // keepTime returns the elements without those that expire now, which would get their whole
@@ -82,15 +121,18 @@ func (t *Table) Accept(c Contents) { t.handle = c.Handle }
 // SetPresent records that the caller has adopted the loaded table.
 func (t *Table) SetPresent() { t.setPresent(true) }
 
-// repair repairs the table in place, if that is possible.
-func (t *Table) repair(c Contents, change func() (nft.Change, error)) (done bool) {
+// repair repairs the table in place, if that is possible. The elements are those after it.
+func (t *Table) repair(c Contents, after []nft.Element, change func(commits uint32) (nft.Change, error)) (done bool) {
 	if c.Damage.Recreate {
 		return false
 	}
-	ch, err := change()
-	if err == nil {
-		err = t.kernel.Repair(t.Rules, ch, c.Handle)
-	}
+	err := t.behindStandIn(c.Damage.Empty, after, func(commits uint32) error {
+		ch, err := change(commits)
+		if err != nil {
+			return err
+		}
+		return t.kernel.Repair(t.Rules, ch, c.Handle)
+	})
 	if err != nil {
 		t.Log.Warn("table could not be repaired in place, and is recreated", "table", t.Rules.Name, "error", err)
 		return false

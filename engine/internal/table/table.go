@@ -48,6 +48,9 @@ type Config struct {
 	Dial func() (Kernel, error)
 	// CheckComment returns an error if a table with that comment must not be touched.
 	CheckComment func(comment string) error
+	// Exempts reports whether rules find exemptions in a set. When the table is recreated, such sets
+	// are filled before the others. Nil: none has any.
+	Exempts func(set string) bool
 	// ReadOnly, NoOwner and AsFound are those of the engine's options.
 	ReadOnly, NoOwner, AsFound bool
 	Log                        *slog.Logger
@@ -81,6 +84,9 @@ type Table struct {
 	unwatch context.CancelFunc
 	counts  Counts
 	updates uint64
+	// staleStandIns is how often a call has replaced the table behind a stand-in, and others had
+	// changed the ruleset meanwhile.
+	staleStandIns int
 	// changed is when the table was created or elements were changed last, for Grace.
 	changed time.Time
 }
