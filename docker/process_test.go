@@ -251,7 +251,7 @@ func TestRefusedFlags(t *testing.T) {
 		"-proto icmp -host-port 1":                   {"1\nnftnat: unsupported protocol icmp", 1},
 		"-host-port 70000":                           {"1\nnftnat: invalid host port 70000: it is not 1 to 65535", 1},
 		web + " -use-listen-fd":                      {"1\nnftnat: there is no socket as descriptor 4", 1},
-		"-proto sctp -host-port 1 -container-port 1": {"1\nnftnat: publish sctp port 1: unsupported operation", 1},
+		"-proto sctp -host-port 1 -container-port 1": {"1\nnftnat: publish sctp port 1: only TCP and UDP are supported", 1},
 	} {
 		cmd, status := d.start(t, flags)
 		require.Equal(t, want.pipe, status, flags)

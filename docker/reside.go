@@ -186,7 +186,7 @@ func (p *Process) open(group *proxy.Group) (proxy.Proxy, error) {
 	case "udp":
 		front, back = net.UDPAddrFromAddrPort(p.config.frontend()), net.UDPAddrFromAddrPort(p.config.backend())
 	case "sctp":
-		return nil, fmt.Errorf("publish sctp port %d: %w", p.config.HostPort, errors.ErrUnsupported)
+		return nil, fmt.Errorf("publish sctp port %d: only TCP and UDP are supported", p.config.HostPort)
 	}
 	opts := &proxy.Options{Group: group, V6Only: true}
 	var s *proxy.Socket

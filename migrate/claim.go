@@ -177,6 +177,9 @@ func protoOf(c packets.Class) nat.Proto {
 	return nat.TCP
 }
 
+// otherProtocol is why SCTP, for example, is left out.
+const otherProtocol = "it is for another protocol than TCP and UDP"
+
 // fault says why no mapping can do what a claim does; empty: one can, as far as this tells.
 func (h *host) fault(c chains.Claim) string {
 	if c.Rule.Action == chains.Redirect {
@@ -189,7 +192,7 @@ func (h *host) fault(c chains.Claim) string {
 	case c.Rule.To.Fault != "":
 		return c.Rule.To.Fault
 	case packets.Others.Has(c.Class):
-		return "it is for another protocol than TCP and UDP"
+		return otherProtocol
 	case len(c.If) != 0:
 		return "it is for some packets only: " + strings.Join(unique(c.If), ", ")
 	case c.Doubt != "":

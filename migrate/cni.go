@@ -159,7 +159,7 @@ func (im *Import) cniResult(a *cniResult, h *host) {
 		case p.HostPort == 0: // it is not published
 			continue
 		case err != nil:
-			im.leaveOut(here, "it is for another protocol than TCP and UDP")
+			im.leaveOut(here, otherProtocol)
 			continue
 		case p.HostPort < 0 || p.HostPort > 1<<16-1 || p.ContainerPort < 1 || p.ContainerPort > 1<<16-1:
 			im.leaveOut(here, "there is no such port")

@@ -185,7 +185,7 @@ func (im *Import) container(c *container, h *host) error {
 		here := fmt.Sprintf("%s: %s->%d/%s", origin, netip.AddrPortFrom(at, p.public), p.port, p.proto)
 		proto, err := nat.ParseProto(p.proto)
 		if err != nil {
-			im.leaveOut(here, "it is for another protocol than TCP and UDP")
+			im.leaveOut(here, otherProtocol)
 			continue
 		}
 		backend, reason := c.backend(h, proto, at, p)

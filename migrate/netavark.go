@@ -75,7 +75,7 @@ func (im *Import) setup(s *setup, o Options) error {
 			here := fmt.Sprintf("container %s: %s:%d+%d->%d/%s", s.ContainerName, p.HostIP, p.HostPort, max(p.Range, 1), p.ContainerPort, word)
 			proto, err := nat.ParseProto(strings.TrimSpace(word))
 			if err != nil {
-				im.leaveOut(here, "it is for another protocol than TCP and UDP")
+				im.leaveOut(here, otherProtocol)
 				continue
 			}
 			front := netip.Addr{}

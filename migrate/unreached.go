@@ -4,7 +4,10 @@
 package migrate
 
 import (
+	"slices"
+
 	"github.com/nftnat/nftnat/migrate/internal/chains"
+	"github.com/nftnat/nftnat/migrate/internal/packets"
 )
 
 // unreached lists the rules that translate and that no packet reaches.
@@ -35,12 +38,24 @@ func whyUnreached(r *chains.Rule, atOutput bool, claims []chains.Claim) string {
 	if atOutput {
 		return "it is only for what this host itself sends"
 	}
-	for _, c := range claims {
-		for _, b := range r.Match {
-			if _, meets := b.Intersect(c.Box()); meets && c.Rule != r {
+	if !slices.ContainsFunc(r.Match, func(b packets.Box) bool { return b.Classes&^packets.Others != 0 }) {
+		return otherProtocol
+	}
+	// A rule before it that has all its packets, or else one that has some of them.
+	for _, all := range []bool{true, false} {
+		for _, c := range claims {
+			if c.Rule != r && slices.ContainsFunc(r.Match, func(b packets.Box) bool { return meets(c, b, all) }) {
 				return "a rule before it takes its packets: " + c.Rule.Origin()
 			}
 		}
 	}
 	return "no packet to a port of this host reaches it"
+}
+
+// meets reports whether a claim has packets of a box; all: whether its rule is for all of them.
+func meets(c chains.Claim, b packets.Box, all bool) bool {
+	if _, ok := b.Intersect(c.Box()); !ok || !all {
+		return ok
+	}
+	return slices.ContainsFunc(c.Rule.Match, func(m packets.Box) bool { return len(b.Minus(m)) == 0 })
 }
