@@ -102,16 +102,14 @@ func (m *Manager) release(ctx context.Context, a netip.Addr, modified int64) err
 	return err
 }
 
-// hand gives the key to the host that it was asked to be handed over to. The address stays for
-// a short time that the kernel ends, so that the other has it before this one has not.
+// hand gives the key to the host that it was asked to be handed over to. The address gets no more
+// time from here on, and stays for a short one that the kernel ends, so that the other has it
+// before this one has not.
 func (m *Manager) hand(ctx context.Context, s *state) {
 	to, modified := s.request, s.modified
 	key, request := m.Store.Key(keys.Float(s.addr)), m.Store.Key(keys.FloatRequest(s.addr))
 	cmp, epoch := nextEpoch(m.Store, s.addr, s.epoch, s.epochMod, to)
-	s.handing = true
-	if err := m.set(s, min(m.life(), overlap)); err != nil {
-		m.Log.Warn("cannot hand over a floating address", "address", s.addr, "err", err)
-	}
+	s.handing = true // it gets no more time
 	m.spawn(ctx, s, func(ctx context.Context) func() {
 		agent, found, _, err := m.Store.Get(ctx, keys.Host(to))
 		if err == nil && (!found || agent.Lease == 0) {
@@ -133,6 +131,7 @@ func (m *Manager) hand(ctx context.Context, s *state) {
 			if err == nil && ok {
 				s.took(keys.Holder{Host: to}, agent.Lease, revision)
 				s.request = ""
+				m.shorten(s)
 				m.Log.Info("handed over a floating address", "address", s.addr, "host", to)
 				return
 			}

@@ -155,8 +155,64 @@ func TestHolderDies(t *testing.T) {
 	}
 }
 
-// An address is handed over while new connections come every 5 ms: none is refused. Handed
-// back while the leader is killed, the command may fail, and connections still go on.
+// connections are new ones every 5 ms.
+type connections struct {
+	mu     sync.Mutex
+	served map[string]int
+	failed []error
+}
+
+func (c *connections) of(host string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.served[host]
+}
+
+// connect connects to an address until stop is called, which waits.
+func connect(t *testing.T, f *fleet, a netip.Addr) (c *connections, stop func()) {
+	t.Helper()
+	c = &connections{served: make(map[string]int)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	one := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), labtest.Stretch(10*time.Second))
+		defer cancel()
+		who, _, err := lab.Ask(ctx, f.Client, "tcp", at(a), netip.AddrPort{})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err != nil {
+			c.failed = append(c.failed, err)
+			return
+		}
+		c.served[who]++
+	}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			wg.Go(one)
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	return c, func() { cancel(); wg.Wait() }
+}
+
+// many waits until a host has served 50 more.
+func (c *connections) many(t *testing.T, host string) {
+	t.Helper()
+	before := c.of(host)
+	require.Eventually(t, func() bool { return c.of(host) >= before+50 }, labtest.Stretch(20*time.Second), time.Millisecond)
+}
+
+// verify fails the test if one was refused. What was open in the moment of a change may be reset.
+func (c *connections) verify(t *testing.T) {
+	t.Helper()
+	t.Logf("%v connections, failed: %v", c.served, c.failed)
+	for _, err := range c.failed {
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	}
+	require.LessOrEqual(t, len(c.failed), 2)
+}
+
+// An address is handed over while new connections come every 5 ms: none is refused.
 func TestHandOver(t *testing.T) {
 	labtest.LeakCheck(t)
 	f := newFleet(t, 2, 5*time.Second)
@@ -164,51 +220,36 @@ func TestHandOver(t *testing.T) {
 		f.create(t, a)
 		from := f.holder(t, a)
 		to := 1 - from
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		var mu sync.Mutex
-		served := make(map[string]int)
-		var failed []error
-		connect := func() {
-			ctx, cancel := context.WithTimeout(t.Context(), labtest.Stretch(3*time.Second))
-			defer cancel()
-			who, _, err := lab.Ask(ctx, f.Client, "tcp", at(a), netip.AddrPort{})
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed = append(failed, err)
-				return
-			}
-			served[who]++
-		}
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				wg.Go(connect)
-				time.Sleep(5 * time.Millisecond)
-			}
-		})
-		count := func(i int) int { mu.Lock(); defer mu.Unlock(); return served[name(i)] }
-		serves := func(i int) {
-			t.Helper()
-			before := count(i)
-			require.Eventually(t, func() bool { return count(i) > before+50 }, labtest.Stretch(10*time.Second), time.Millisecond)
-		}
-		serves(from)
+		c, stop := connect(t, f, a)
+		c.many(t, name(from))
 		begin := time.Now()
 		require.NoError(t, float.HandOver(t.Context(), f.store, a, name(to)))
 		t.Logf("%s was handed over in %v", a, time.Since(begin).Round(time.Millisecond))
-		serves(to)
+		c.many(t, name(to))
 		require.NoError(t, float.HandOver(t.Context(), f.store, a, name(to))) // it has it
-		cancel()
-		wg.Wait()
-		t.Logf("%v connections, failed: %v", served, failed)
-		// One that was open in the moment of the change may be reset; none is refused.
-		for _, err := range failed {
-			require.ErrorIs(t, err, syscall.ECONNRESET)
-		}
-		require.LessOrEqual(t, len(failed), 2)
+		stop()
+		c.verify(t)
 		require.NotContains(t, labtest.Exec(t, f.Hosts[from], "ip", "-o", "addr"), a.String()+"/")
 	}
+	t.Run("leader killed", func(t *testing.T) {
+		from := f.holder(t, float6)
+		leader := f.Leader(t)
+		require.NotNil(t, leader)
+		c, stop := connect(t, f, float6)
+		c.many(t, name(from))
+		asked := make(chan error, 1)
+		go func() { asked <- float.HandOver(t.Context(), f.store, float6, name(1-from)) }()
+		time.Sleep(2 * time.Millisecond) // in the midst of it
+		leader.Kill()
+		err := <-asked // it may not have been done
+		serves := f.holder(t, float6)
+		t.Logf("handed over: %v; %s serves", err, name(serves))
+		c.many(t, name(serves))
+		stop()
+		c.verify(t)
+		leader.Start()
+		f.AwaitReady(t)
+	})
 	err := float.HandOver(t.Context(), f.store, float4, "web9")
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.ErrorContains(t, err, "its agent does not run")

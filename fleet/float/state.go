@@ -281,6 +281,16 @@ func (m *Manager) extend(s *state) {
 	}
 }
 
+// shorten leaves an address that was handed over its overlap, unless it has less.
+func (m *Manager) shorten(s *state) {
+	if !s.added || !m.alive() {
+		return
+	}
+	if err := m.set(s, min(m.life(), overlap)); err != nil {
+		m.remove(s, err.Error())
+	}
+}
+
 // remove removes the address.
 func (m *Manager) remove(s *state, why string) {
 	if !s.added {
