@@ -48,8 +48,8 @@ func (ps *pages[V]) find(key uint32) *page[V] {
 
 const pageBits = 6
 
-// place returns the key of the page of an IPv4 address, and its bit there.
-func place(a netip.Addr) (key uint32, bit uint64) {
+// locate returns the key of the page of an IPv4 address, and its bit there.
+func locate(a netip.Addr) (key uint32, bit uint64) {
 	b := a.As4()
 	n := binary.BigEndian.Uint32(b[:])
 	return n >> pageBits, 1 << (n % (1 << pageBits))
@@ -67,7 +67,7 @@ func (m Map[V]) Get(a netip.Addr) (v V, ok bool) {
 	if m.four == nil {
 		return v, false
 	}
-	key, bit := place(a)
+	key, bit := locate(a)
 	p := m.four.find(key)
 	if p == nil || p.has&bit == 0 {
 		return v, false
@@ -93,7 +93,7 @@ func (m *Map[V]) Set(a netip.Addr, v V) {
 	if m.four == nil {
 		m.four = &pages[V]{pages: map[uint32]*page[V]{}}
 	}
-	key, bit := place(a)
+	key, bit := locate(a)
 	p := m.four.find(key)
 	if p == nil {
 		p = &page[V]{key: key}
@@ -118,7 +118,7 @@ func (m Map[V]) Delete(a netip.Addr) {
 	if m.four == nil {
 		return
 	}
-	key, bit := place(a)
+	key, bit := locate(a)
 	p := m.four.find(key)
 	if p == nil || p.has&bit == 0 {
 		return
