@@ -324,7 +324,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 		behind := false
 		select {
 		case <-stream.some:
-			lines, behind = s.take(stream)
+			lines, behind = s.drain(stream)
 		case <-alive.C:
 			lines = [][]byte{encode(hello{Type: "now", Now: s.now().UTC()})}
 		case <-s.ended:

@@ -484,17 +484,17 @@ func TestStreamsAreBounded(t *testing.T) {
 		if i == 0 {
 			continue // which does not read
 		}
-		lines, lost := h.take(s)
+		lines, lost := h.drain(s)
 		require.Len(t, lines, 1)
 		require.False(t, lost)
 	}
 	h.mu.Lock()
 	h.broadcast([]byte("{}\n"), false)
 	h.mu.Unlock()
-	lines, lost := h.take(all[0])
+	lines, lost := h.drain(all[0])
 	require.Empty(t, lines)
 	require.True(t, lost)
-	lines, lost = h.take(all[1])
+	lines, lost = h.drain(all[1])
 	require.Len(t, lines, 1)
 	require.False(t, lost)
 	h.mu.Lock()
@@ -503,7 +503,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 	h.mu.Unlock()
 	for _, s := range all {
-		_, lost := h.take(s)
+		_, lost := h.drain(s)
 		require.True(t, lost)
 		h.unsubscribe(s)
 	}

@@ -43,8 +43,8 @@ func (h *hub) broadcast(text []byte, event bool) {
 	}
 }
 
-// take returns the lines that a stream has to be sent, and whether lines were lost.
-func (h *hub) take(s *stream) (lines [][]byte, lost bool) {
+// drain returns the lines that a stream has to be sent, and whether lines were lost.
+func (h *hub) drain(s *stream) (lines [][]byte, lost bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	lines = s.lines
