@@ -38,7 +38,7 @@ func late(delay time.Duration) func(context.Context, string) (net.Conn, error) {
 type lateConn struct {
 	net.Conn
 	chunks chan chunk
-	rest   []byte
+	unread []byte
 }
 
 type chunk struct {
@@ -59,15 +59,15 @@ func (l *lateConn) receive(delay time.Duration) {
 }
 
 func (l *lateConn) Read(b []byte) (int, error) {
-	if len(l.rest) == 0 {
+	if len(l.unread) == 0 {
 		c := <-l.chunks
 		time.Sleep(time.Until(c.due))
 		if c.err != nil {
 			return 0, c.err
 		}
-		l.rest = c.data
+		l.unread = c.data
 	}
-	n := copy(b, l.rest)
-	l.rest = l.rest[n:]
+	n := copy(b, l.unread)
+	l.unread = l.unread[n:]
 	return n, nil
 }
