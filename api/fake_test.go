@@ -221,16 +221,11 @@ func (f *fakeEngine) Exchange(_ context.Context, x nat.Exchange) ([]nat.Change, 
 	if err != nil {
 		return nil, err
 	}
-	next := newFake().ports
-	for k, m := range f.ports {
-		next[k] = m
-	}
+	next := maps.Clone(f.ports)
 	for k := range newFake(x.Remove...).ports {
 		delete(next, k)
 	}
-	for k, m := range newFake(x.Publish...).ports {
-		next[k] = m
-	}
+	maps.Copy(next, newFake(x.Publish...).ports)
 	changes := f.difference(slices.Collect(maps.Values(next)))
 	f.ports = next
 	f.changes++
