@@ -237,10 +237,10 @@ func (e *core) start(ctx context.Context) error {
 	if err := e.load(); err != nil {
 		return err
 	}
-	if err := e.table.DeleteStandIn(); err != nil {
+	if err := e.adopt(ctx); err != nil || e.opts.ReadOnly {
 		return err
 	}
-	if err := e.adopt(ctx); err != nil || e.opts.ReadOnly {
+	if err := e.table.DeleteStandIn(); err != nil {
 		return err
 	}
 	if err := e.reconcile(ctx); err != nil {
