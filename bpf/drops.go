@@ -148,8 +148,16 @@ func (d *Drops) WatchAll(ports map[uint16]uint32) error {
 // Run calls told with each packet until the context is done, which is no error. Some are missing if more
 // come than it can read.
 func (d *Drops) Run(ctx context.Context, told func(Drop)) error {
-	stop := context.AfterFunc(ctx, d.reader.Wake)
-	defer stop()
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		d.reader.Wake()
+	})
+	defer func() {
+		if !stop() {
+			<-woken // the caller may close the reader now
+		}
+	}()
 	var record []byte
 	for {
 		var err error

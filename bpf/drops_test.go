@@ -115,6 +115,16 @@ func open(t *testing.T, ns *lab.NS) (*Drops, bool) {
 	return d, true
 }
 
+// sendByte sends a datagram from a namespace.
+func sendByte(t *testing.T, ns *lab.NS, addr string) {
+	t.Helper()
+	c, err := ns.Dial(context.Background(), "udp", addr)
+	require.NoError(t, err)
+	_, err = c.Write([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+}
+
 // TestDrops: the reasons of real packets, of the namespace and the ports that are watched, and of no others.
 func TestDrops(t *testing.T) {
 	labtest.LeakCheck(t)
@@ -128,18 +138,11 @@ func TestDrops(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	drops, ended := make(chan Drop, 100), make(chan error, 1)
 	go func() { ended <- d.Run(ctx, func(drop Drop) { drops <- drop }) }()
-	send := func(ns *lab.NS, addr string) {
-		c, err := ns.Dial(context.Background(), "udp", addr)
-		require.NoError(t, err)
-		_, err = c.Write([]byte("x"))
-		require.NoError(t, err)
-		require.NoError(t, c.Close())
-	}
-	send(other, "127.0.0.1:9")
-	send(ns, "127.0.0.1:10") // watched for TCP alone
-	send(ns, "127.0.0.1:11")
-	send(ns, "[::1]:9")
-	send(ns, "127.0.0.1:9")
+	sendByte(t, other, "127.0.0.1:9")
+	sendByte(t, ns, "127.0.0.1:10") // watched for TCP alone
+	sendByte(t, ns, "127.0.0.1:11")
+	sendByte(t, ns, "[::1]:9")
+	sendByte(t, ns, "127.0.0.1:9")
 	for _, want := range []struct {
 		function string
 		version  byte
@@ -162,11 +165,30 @@ func TestDrops(t *testing.T) {
 		}
 	}
 	require.NoError(t, d.Watch(9, 0))
-	send(ns, "127.0.0.1:9")
+	sendByte(t, ns, "127.0.0.1:9")
 	cancel()
 	require.NoError(t, <-ended)
 	require.Empty(t, drops)
 	require.NoError(t, d.Close())
+}
+
+// Run returns only after whatever it has started, so that Close may follow: with packets to be read, it sees that its
+// context is done before it is woken.
+func TestRunThenClose(t *testing.T) {
+	labtest.LeakCheck(t)
+	ns := labtest.NewNS(t, "host")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 10 {
+		d, ok := open(t, ns)
+		if !ok {
+			return
+		}
+		require.NoError(t, d.Watch(9, UDP))
+		sendByte(t, ns, "127.0.0.1:9")
+		require.NoError(t, d.Run(ctx, func(Drop) {}))
+		require.NoError(t, d.Close())
+	}
 }
 
 // TestOpenDropsWithoutPrivilege: the error says so.
