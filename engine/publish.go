@@ -239,13 +239,14 @@ func (e *core) reservePort(p portset.Port, have *portset.Target, c *change, how 
 	if have != nil && *have == p.Target && !how.Kill { // else connections to another backend end
 		return nil
 	}
-	if have != nil {
+	renewed := have != nil && have.RenewedBy(p.Target)
+	if have != nil && !renewed { // which takes no owner's permission
 		if err := mayReplace(p, have, how); err != nil {
 			return err
 		}
 	}
 	switch {
-	case have != nil && (how.Replace || have.RenewedBy(p.Target)):
+	case have != nil && (how.Replace || renewed):
 		if err := e.checkElements(p, *have); err != nil {
 			return err
 		}

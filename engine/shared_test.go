@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,6 +50,13 @@ func TestIfName(t *testing.T) {
 	require.NoError(t, publish(ifName("new"), named("9010-9019->172.30.0.3:9010-9019", "new")))
 	// Who names no owner keeps that of what there is: it has to be the one that is meant, also where nothing would change.
 	require.NoError(t, publish(ifName("old"), named("8080->172.30.0.3:80", "new")), "it is done")
+	lease := named("8090->172.30.0.2:80", "new")
+	for _, ttl := range []time.Duration{time.Hour, 2 * time.Hour} { // the second is as a client asks again whose daemon was killed
+		lease.Expires = b.clock.Now().Add(ttl)
+		require.NoError(t, publish(ifName("old"), lease))
+	}
+	lease.Backend = netip.MustParseAddrPort("172.30.0.3:80")
+	require.ErrorIs(t, publish(ifName("old"), lease), nat.ErrConflict)
 	require.ErrorIs(t, publish(ifName("old"), named("8080->172.30.0.3:80", "")), nat.ErrConflict)
 	require.ErrorIs(t, publish(ifName("new"), named("9000-9007->172.30.0.2:9000-9007", "")), nat.ErrConflict)
 	require.NoError(t, publish(ifName("new"), named("9000-9006->172.30.0.2:9000-9006", "")))

@@ -31,6 +31,7 @@ import (
 type crowd struct {
 	ns      *lab.NS
 	router  string // the gateway's address in their network
+	version int    // of WANIPConnection; zero: 1
 	clients []netip.Addr
 }
 
@@ -99,7 +100,7 @@ func (c *crowd) asks(a netip.Addr, q []byte) ([]byte, error) {
 // soap is an action of WANIPConnection by a client, once: the status and the body of the answer.
 func (c *crowd) soap(a netip.Addr, action string, args ...string) (int, string, error) {
 	var body strings.Builder
-	urn := "urn:schemas-upnp-org:service:WANIPConnection:1"
+	urn := fmt.Sprintf("urn:schemas-upnp-org:service:WANIPConnection:%d", max(1, c.version))
 	fmt.Fprintf(&body, `<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body><u:%s xmlns:u="%s">`, action, urn)
 	for i := 0; i < len(args); i += 2 {
 		fmt.Fprintf(&body, "<%s>%s</%s>", args[i], args[i+1], args[i])

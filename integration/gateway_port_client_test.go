@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/internal/lab"
+	"github.com/nftnat/nftnat/internal/lab/labtest"
 )
 
 // portClient is a socket of a client of NAT-PMP (RFC 6886) and PCP (RFC 6887).
@@ -129,6 +131,48 @@ func (c *portClient) tcp(t *testing.T, internal, external uint16) (result, port 
 	return result, port
 }
 
+// dialForMany is dial, with room for the answers to thousands of requests.
+func (b *gatewayTestbed) dialForMany(t *testing.T, ns *lab.NS) *portClient {
+	t.Helper()
+	c := b.dial(t, ns)
+	raw, err := c.Conn.(*net.UDPConn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) }))
+	return c
+}
+
+// pmpAll asks for n ports of UDP at once, again for what was not answered, as clients do, and returns those of the WAN by those
+// of the client.
+func (c *portClient) pmpAll(t *testing.T, n int, lifetime uint32) map[uint16]uint16 {
+	t.Helper()
+	ports := map[uint16]uint16{}
+	began := time.Now()
+	sent := 0
+	for len(ports) < n {
+		require.Less(t, time.Since(began), labtest.Stretch(time.Minute), "%d of %d are answered", len(ports), n)
+		for i := range n {
+			if internal := uint16(5000 + i); ports[internal] == 0 {
+				_, err := c.Write(pmpRequest(pmpUDP, internal, internal, lifetime))
+				require.NoError(t, err)
+				sent++
+			}
+		}
+		buf := make([]byte, 64)
+		for len(ports) < n {
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+			read, err := c.Read(buf)
+			if err != nil {
+				break
+			}
+			require.Equal(t, 16, read)
+			require.Zero(t, binary.BigEndian.Uint16(buf[2:]))
+			ports[binary.BigEndian.Uint16(buf[8:])] = binary.BigEndian.Uint16(buf[10:])
+		}
+	}
+	t.Logf("%d leases in %s, %d datagrams", n, time.Since(began).Round(time.Millisecond), sent)
+	return ports
+}
+
 func pmpRequest(op byte, internal, external uint16, lifetime uint32) []byte {
 	q := []byte{0, op, 0, 0}
 	q = binary.BigEndian.AppendUint16(q, internal)
@@ -149,9 +193,8 @@ type pcpMap struct {
 	address netip.Addr
 }
 
-// send asks for the mapping of m, and returns the answer.
-func (m pcpMap) send(t *testing.T, c *portClient) pcpMap {
-	t.Helper()
+// request is that of m by a client.
+func (m pcpMap) request(c *portClient) []byte {
 	q := []byte{2, 1, 0, 0}
 	q = binary.BigEndian.AppendUint32(q, m.lifetime)
 	client, none := c.addr.As16(), netip.IPv4Unspecified().As16()
@@ -160,9 +203,13 @@ func (m pcpMap) send(t *testing.T, c *portClient) pcpMap {
 	q = append(q, m.proto, 0, 0, 0)
 	q = binary.BigEndian.AppendUint16(q, m.internal)
 	q = binary.BigEndian.AppendUint16(q, m.external)
-	q = append(q, none[:]...)
-	a := c.ask(t, append(q, m.options...))
-	return readPCPMap(t, a)
+	return slices.Concat(q, none[:], m.options)
+}
+
+// send asks for the mapping of m, and returns the answer.
+func (m pcpMap) send(t *testing.T, c *portClient) pcpMap {
+	t.Helper()
+	return readPCPMap(t, c.ask(t, m.request(c)))
 }
 
 func readPCPMap(t *testing.T, a []byte) pcpMap {

@@ -4,9 +4,7 @@
 package integration
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,7 +13,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/nftnat/nftnat/api"
 	"github.com/nftnat/nftnat/internal/lab"
@@ -156,44 +153,11 @@ func TestGatewayBurst(t *testing.T) {
 	b.start(t)
 	b.waits(t)
 
-	c := b.dial(t, b.one)
-	raw, err := c.Conn.(*net.UDPConn).SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) }))
-	// all asks for all, again for what was not answered, as clients do.
-	all := func(lifetime uint32) map[uint16]uint16 {
-		t.Helper()
-		ports := map[uint16]uint16{}
-		began := time.Now()
-		sent := 0
-		for len(ports) < leases {
-			require.Less(t, time.Since(began), labtest.Stretch(time.Minute), "%d of %d are answered", len(ports), leases)
-			for i := range leases {
-				if internal := uint16(5000 + i); ports[internal] == 0 {
-					_, err := c.Write(pmpRequest(pmpUDP, internal, internal, lifetime))
-					require.NoError(t, err)
-					sent++
-				}
-			}
-			buf := make([]byte, 64)
-			for len(ports) < leases {
-				require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
-				n, err := c.Read(buf)
-				if err != nil {
-					break
-				}
-				require.Equal(t, 16, n)
-				require.Zero(t, binary.BigEndian.Uint16(buf[2:]))
-				ports[binary.BigEndian.Uint16(buf[8:])] = binary.BigEndian.Uint16(buf[10:])
-			}
-		}
-		t.Logf("%d leases in %s, %d datagrams", leases, time.Since(began).Round(time.Millisecond), sent)
-		return ports
-	}
-	given := all(600)
+	c := b.dialForMany(t, b.one)
+	given := c.pmpAll(t, leases, 600)
 	before := b.state(t).Leases
 	require.Len(t, before, leases)
-	require.Equal(t, given, all(1200))
+	require.Equal(t, given, c.pmpAll(t, leases, 1200))
 	after := b.state(t).Leases
 	require.Len(t, after, leases)
 	for i := range after {

@@ -4,8 +4,11 @@
 package integration
 
 import (
+	"cmp"
 	"net/netip"
 	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,9 +26,13 @@ func expires(t *testing.T, ns *lab.NS, set string) map[string]time.Duration {
 	left := map[string]time.Duration{}
 	for _, found := range regexp.MustCompile(`(\d+) timeout \w+ expires (\w+)`).FindAllStringSubmatch(
 		nft(t, ns, "list", "map", "inet", "nftnat", set), -1) {
-		d, err := time.ParseDuration(found[2]) // never days here
+		days, rest, ok := strings.Cut(found[2], "d")
+		if !ok {
+			days, rest = "0", found[2]
+		}
+		d, err := time.ParseDuration(cmp.Or(rest, "0s"))
 		require.NoError(t, err)
-		left[found[1]] = d
+		left[found[1]] = time.Duration(must(strconv.Atoi(days)))*24*time.Hour + d
 	}
 	return left
 }

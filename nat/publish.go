@@ -18,8 +18,8 @@ type PublishOptions struct {
 	// Replace.
 	Kill bool
 	// IfName replaces only mappings of this name, so that a caller does not replace what has
-	// become another owner's: any other one is a conflict. It requires Replace, and is as
-	// in Mapping. Empty: mappings of any name are replaced.
+	// become another owner's: any other one is a conflict, unless it is the mapping itself with
+	// another expiry. It requires Replace, and is as in Mapping. Empty: mappings of any name are replaced.
 	IfName string
 }
 

@@ -23,7 +23,7 @@ const attempts = 16
 // A lease of NAT-PMP or PCP is known by the client and its port: what was asked for as External does not move it, and
 // with Exact is an [ErrTaken] if it is another port. PCP takes over a lease of NAT-PMP. Otherwise what leads to that port already, an operator's mapping
 // or a lease of another kind, is returned as it is. A lease of IGD is known by External, and the client that
-// has it may change it.
+// has it may change it; who would get another port than External gets that of the same request, if there was one.
 //
 // Errors: [ErrInvalid], [ErrDenied], [ErrKey], [ErrTaken], [ErrQuota], [ErrFull], [ErrSources], [ErrNoAddress] and [ErrDaemon].
 func (l *Leases) Grant(ctx context.Context, r Request) (Lease, error) {
@@ -63,10 +63,13 @@ func (l *Leases) grant(ctx context.Context, r *Request) (Lease, error) {
 		if err == nil {
 			return c.want, nil
 		}
-		if !errors.Is(err, ErrTaken) || r.Exact {
+		if !errors.Is(err, ErrTaken) {
 			return Lease{}, err
 		}
 		l.forget(c.had)
+		if r.Exact {
+			return Lease{}, err
+		}
 	}
 	return Lease{}, err
 }
@@ -160,7 +163,11 @@ func (l *Leases) existing(r *Request, t target) *entry {
 	if e := l.index.entries[slot{r.Proto, r.External}]; e != nil && e.Kind == IGD && e.Client == r.Client {
 		return e
 	}
-	return nil
+	if r.Exact || r.External != 0 && l.rules.allow(r.Client, r.External, r.Internal) && l.taken(r, r.External) == nil {
+		return nil
+	}
+	// It would get another port than it asks for: the one that it has got by the same request, of which it may not have heard.
+	return l.index.same(t, r)
 }
 
 func (l *Leases) decide(r *Request, t target, have *entry) (*change, error) {

@@ -222,6 +222,20 @@ func (x *index) find(t target) (best *entry) {
 	return best
 }
 
+// same returns the lease of IGD that differs from a request in its port of the WAN and its expiry at most. Nil: there is none.
+func (x *index) same(t target, r *Request) *entry {
+	c := x.clients[t.client]
+	if c == nil {
+		return nil
+	}
+	for e := c.targets[t]; e != nil; e = e.next {
+		if e.Kind == IGD && e.Key == r.Key && slices.Equal(e.From, r.From) {
+			return e
+		}
+	}
+	return nil
+}
+
 // order returns the leases by protocol and port.
 func (x *index) order() []*entry {
 	if x.ordered == nil {

@@ -207,6 +207,33 @@ func TestUPnP(t *testing.T) {
 	require.ErrorIs(t, err, ErrDenied)
 }
 
+// A client that asks for any port again, as it has not heard which it has got, gets the same.
+func TestAnyAgain(t *testing.T) {
+	b := newTestbed(t, Options{})
+	b.granted(t, igd(addr(8), 3000, 8080))
+	asked := igd(addr(7), 3074, 8080)
+	asked.Exact = false
+	first := b.granted(t, asked)
+	require.NotEqual(t, uint16(8080), first.External)
+	require.Equal(t, first.External, b.granted(t, asked).External)
+	zero := asked
+	zero.External = 0
+	require.Equal(t, first.External, b.granted(t, zero).External)
+	require.Equal(t, 2, b.Len())
+
+	// Another request is another lease, and so is one for a port that is free.
+	other := asked
+	other.Key = "other"
+	require.NotEqual(t, first.External, b.granted(t, other).External)
+	from := asked
+	from.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}
+	require.NotEqual(t, first.External, b.granted(t, from).External)
+	free := asked
+	free.External = 8081
+	require.EqualValues(t, 8081, b.granted(t, free).External)
+	require.Equal(t, 5, b.Len())
+}
+
 // A client whose port an operator has taken just now, of which the event has yet to come, gets another one.
 func TestTakenJustNow(t *testing.T) {
 	b := newTestbed(t, Options{})
@@ -225,6 +252,18 @@ func TestTakenJustNow(t *testing.T) {
 		b.fake.change(func() { require.Equal(t, web, b.fake.mappings[at], "the operator's stays") })
 	}
 	require.Equal(t, 2, b.Len())
+
+	// Who is refused by UPnP is not told by PCP that it has the port.
+	r := igd(addr(7), 5002, 6002)
+	b.granted(t, r)
+	web := operators("0.0.0.0:6002->10.0.0.1:80", "web")
+	b.fake.change(func() { b.fake.mappings[slot{nat.TCP, 6002}] = web })
+	r.Key = "other"
+	_, err := b.Grant(t.Context(), r)
+	require.ErrorIs(t, err, ErrTaken)
+	r = pcp(addr(7), 5002, 6002)
+	r.Proto = nat.TCP
+	require.NotEqual(t, uint16(6002), b.granted(t, r).External)
 }
 
 // Operators' mappings and ports of programs are taken; a client whose port has a mapping is told so.
