@@ -19,13 +19,16 @@ import (
 func (a *agent) claim(ctx context.Context) error {
 	end := time.Now().Add(a.TTL + 2*time.Second) // that of an agent that was killed ends until then
 	return a.until(ctx, "etcd cannot be used; nothing is withdrawn", func() error {
+		before := a.file.lease()
 		s, err := a.lease(ctx)
 		if err != nil {
 			return err
 		}
 		err = a.claimName(ctx, s)
 		if taken, ok := errors.AsType[*TakenError](err); ok {
-			_ = s.Close(ctx) // ends by itself
+			if s.ID() != before { // nothing is under it
+				_ = s.Close(ctx) // ends by itself
+			}
 			a.file.update(func() { a.file.Lease = 0 })
 			if time.Now().After(end) {
 				return err
@@ -46,11 +49,8 @@ func (a *agent) lease(ctx context.Context) (*store.Session, error) {
 		if err != nil && !errors.Is(err, store.ErrLeaseLost) {
 			return nil, err
 		}
-		if err == nil { // of another length
-			if err := s.Close(ctx); err != nil {
-				return nil, err
-			}
-		}
+		// One of another length ends by itself: floating addresses of an agent that was killed may be
+		// here still, and others would take them at once.
 	}
 	s, err := a.store.Session(ctx, a.TTL)
 	if err == nil {
@@ -125,12 +125,12 @@ func (a *agent) hold(ctx context.Context) error {
 	}
 }
 
-// leave ends the lease, so that etcd knows at once.
+// leave ends the lease, so that etcd knows at once, unless a floating address may be here still.
 func (a *agent) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	s := a.current()
-	ended := s != nil && s.Close(ctx) == nil
+	ended := s != nil && a.floats.Clear() && s.Close(ctx) == nil
 	a.file.update(func() {
 		if a.file.Seen = a.store.Seen(); ended {
 			a.file.Lease = 0

@@ -35,6 +35,7 @@ type items struct {
 	wrong  map[string]keys.Fault
 	change keys.Change // the last
 	held   []store.Change
+	half   bool // all was listed while the change was under way, and has a part of it
 }
 
 func newItems(host string, groups []string) items {
@@ -60,6 +61,7 @@ func (s *items) replace(entries []store.Entry) map[thing]bool {
 		}
 		s.put(e, dirty)
 	}
+	s.half = s.open()
 	return dirty
 }
 
@@ -88,7 +90,7 @@ func (s *items) apply(changes []store.Change) map[thing]bool {
 			s.put(c.Entry, dirty)
 		}
 	}
-	s.held = nil
+	s.held, s.half = nil, false
 	return dirty
 }
 

@@ -46,6 +46,7 @@ func (r *Reconciler) createNetworks(ctx context.Context, cs []netChange, faults 
 		if c.want == nil {
 			continue
 		}
+		was := r.networks[c.name]
 		if c.have {
 			if err := r.removeNetwork(ctx, c, faults); err != nil {
 				return err
@@ -55,15 +56,21 @@ func (r *Reconciler) createNetworks(ctx context.Context, cs []netChange, faults 
 			}
 		}
 		n, err := r.daemon.CreateNetwork(ctx, *c.want)
-		switch {
-		case err == nil:
-			r.networks[c.name] = n
-		case refusal(err):
-			c.fault.Reason = err.Error()
-			faults[c.thing] = c.fault
-		default:
+		if err != nil && !refusal(err) {
 			return err
 		}
+		if err != nil {
+			c.fault.Reason = err.Error()
+			faults[c.thing] = c.fault
+			if !c.have {
+				continue
+			}
+			was.Next = nat.Network{}.Next
+			if n, err = r.daemon.CreateNetwork(ctx, was); err != nil { // the host keeps what it had
+				return err
+			}
+		}
+		r.networks[c.name] = n
 	}
 	return nil
 }

@@ -29,14 +29,17 @@ type exchange struct {
 	change nat.Exchange
 }
 
-// plan takes what is to be done. ok is false while a change of several transactions is under way.
+// plan takes what is to be done. While a change of several transactions is under way, that is what was
+// desired before it; ok is false if that is not known.
 func (r *Reconciler) plan() (p plan, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.items.open() {
+	if r.items.half {
 		return p, false
 	}
-	p.revision = r.revision
+	if p.revision = r.revision; r.items.open() {
+		p.revision = r.applied
+	}
 	now := time.Now()
 	dirty := slices.Collect(maps.Keys(r.dirty))
 	slices.SortFunc(dirty, func(a, b thing) int { return strings.Compare(a.name, b.name) })

@@ -185,6 +185,13 @@ func (r *Reconciler) Refused(is func(netip.Addr) bool) error {
 	if r.away != "" {
 		return errors.New(r.away)
 	}
+	if r.items.half {
+		for t := range r.items.all {
+			if it := r.items.of(t); slices.ContainsFunc(it.mappings, func(m nat.Mapping) bool { return is(m.Frontend.Addr()) }) {
+				return fmt.Errorf("%s: it waits for the end of %s", it.Item, r.items.change)
+			}
+		}
+	}
 	for t, fault := range r.refused {
 		if it := r.items.of(t); it != nil && slices.ContainsFunc(it.mappings, func(m nat.Mapping) bool { return is(m.Frontend.Addr()) }) {
 			return fmt.Errorf("%s: %s", it.Item, fault.Reason)

@@ -6,6 +6,7 @@ package desired_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -24,6 +25,7 @@ type fake struct {
 	networks []nat.Network
 	calls    int
 	err      error
+	refuses  netip.Prefix // networks that overlap it
 }
 
 func (f *fake) Mappings(context.Context) ([]nat.Mapping, error) {
@@ -59,6 +61,9 @@ func (f *fake) Exchange(_ context.Context, x nat.Exchange) ([]nat.Change, error)
 }
 
 func (f *fake) CreateNetwork(_ context.Context, n nat.Network) (nat.Network, error) {
+	if f.refuses.IsValid() && f.refuses.Overlaps(n.Prefix) {
+		return n, &nat.TakenError{What: "prefix " + n.Prefix.String(), Holder: "docker0"}
+	}
 	f.networks = append(f.networks, n)
 	return n, f.err
 }
@@ -191,6 +196,49 @@ func TestChangeOfSeveral(t *testing.T) {
 	require.Len(t, f.mappings, 2)
 	require.Equal(t, 1, f.calls)
 	require.Empty(t, r.Report().Waiting)
+}
+
+// While a change of several is not at its end, what was desired before it goes on: a mapping that was removed
+// comes back. Who has listed a part of it alone does nothing.
+func TestUnfinishedChange(t *testing.T) {
+	f := &fake{}
+	item := entry(1, "desired/all/mapping/a", "192.0.2.1:80->10.0.0.1:80")
+	r := start(t, f, item)
+	c := keys.Change{ID: "1", Open: true, Scope: "all", By: "me"}
+	r.Update(put(11, "generation", c.Format()))
+	r.Update(put(12, "desired/all/mapping/a", "192.0.2.1:80->10.0.0.2:80"))
+	f.mappings = nil
+	r.Retry()
+	require.NoError(t, r.Step(t.Context()))
+	require.Equal(t, []string{"fleet:a 192.0.2.1:80->10.0.0.1:80"}, f.texts())
+	require.EqualValues(t, 10, r.Report().Revision)
+	require.NotEmpty(t, r.Report().Waiting)
+
+	later := &fake{}
+	r = start(t, later, item, entry(11, "generation", c.Format()))
+	require.Zero(t, later.calls)
+	// So it cannot serve a floating address, but for one on which nothing is mapped.
+	require.ErrorContains(t, r.Refused(func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.1") }), "waits for the end of the change of all")
+	require.NoError(t, r.Refused(func(a netip.Addr) bool { return a == netip.MustParseAddr("192.0.2.2") }))
+	c.Open = false
+	r.Update(put(13, "generation", c.Format()))
+	require.NoError(t, r.Step(t.Context()))
+	require.Len(t, later.mappings, 1)
+	require.NoError(t, r.Refused(func(netip.Addr) bool { return true }))
+}
+
+// A network whose new prefix the host cannot have stays as it was.
+func TestNetworkRefused(t *testing.T) {
+	f := &fake{refuses: netip.MustParsePrefix("172.17.0.0/16")}
+	r := start(t, f, entry(1, "desired/all/network/in", "{prefix: 172.30.0.0/24}"))
+	r.Update(put(11, "desired/all/network/in", "{prefix: 172.17.0.0/24}"))
+	require.NoError(t, r.Step(t.Context()))
+	require.Len(t, f.networks, 1)
+	require.Equal(t, "172.30.0.0/24", f.networks[0].Prefix.String())
+	report := r.Report()
+	require.Len(t, report.Errors, 1)
+	require.Equal(t, "desired/all/network/in", report.Errors[0].Key)
+	require.Equal(t, 1, report.Networks)
 }
 
 // A daemon that is away, or has been changed by others, is asked again.

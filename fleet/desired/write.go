@@ -219,7 +219,7 @@ func Write(ctx context.Context, s *store.Store, scope keys.Scope, values map[str
 			if o.Told != nil {
 				o.Told(len(ds))
 			}
-			rev, err = writeMany(ctx, s, scope, batches, a.generation, o)
+			ds, rev, err = writeMany(ctx, s, scope, values, a.generation, o)
 		}
 		if !errors.Is(err, errOthers) {
 			return ds, rev, err
@@ -274,10 +274,10 @@ func writeOnce(ctx context.Context, s *store.Store, ds []Difference, generation 
 }
 
 // writeMany writes in several transactions, between two of the key of the generation.
-func writeMany(ctx context.Context, s *store.Store, scope keys.Scope, batches [][]Difference, generation int64, o WriteOptions) (rev int64, err error) {
+func writeMany(ctx context.Context, s *store.Store, scope keys.Scope, values map[string]string, generation int64, o WriteOptions) (ds []Difference, rev int64, err error) {
 	session, err := s.Session(ctx, applyingTTL)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	kept, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -297,15 +297,22 @@ func writeMany(ctx context.Context, s *store.Store, scope keys.Scope, batches []
 		clientv3.OpPut(s.Key(keys.Applying), c.ID, clientv3.WithLease(session.ID())))
 	switch {
 	case err != nil:
-		return 0, err
+		return nil, 0, err
 	case !ok:
-		return 0, errOthers
+		return nil, 0, errOthers
 	}
+	const unfinished = "hosts have changed nothing, and wait until it is applied again: %w"
+	// Anew: until now others could write.
+	a, err := read(ctx, s, scope)
+	if err != nil {
+		return nil, 0, fmt.Errorf(unfinished, err)
+	}
+	ds = a.diff(values)
 	own := unchanged(s, keys.Generation, mine)
-	for _, b := range batches {
+	for _, b := range batch(ds) {
 		_, then := ops(s, b)
 		if err := again(ctx, s, own, then); err != nil {
-			return 0, fmt.Errorf("hosts have changed nothing, and wait until it is applied again: %w", err)
+			return nil, 0, fmt.Errorf(unfinished, err)
 		}
 	}
 	c.Open = false
@@ -313,13 +320,13 @@ func writeMany(ctx context.Context, s *store.Store, scope keys.Scope, batches []
 	if errors.Is(err, store.ErrUnknown) {
 		e, _, at, readErr := s.Get(ctx, keys.Generation)
 		if now := keys.ParseChange(e.Value); readErr == nil && now.ID == c.ID && !now.Open {
-			return at, nil
+			return ds, at, nil
 		}
 	}
 	if err == nil && !ok {
 		err = errTaken
 	}
-	return rev, err
+	return ds, rev, err
 }
 
 // errTaken: this change lost its lease, and another took its place.

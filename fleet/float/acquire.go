@@ -36,8 +36,8 @@ func (m *Manager) acquire(ctx context.Context, s *state) {
 	key, lease, h := m.Store.Key(keys.Float(s.addr)), m.session.ID(), keys.Holder{Host: m.Host}
 	number := s.epoch + 1
 	cmp, epoch := nextEpoch(m.Store, s.addr, s.epoch, s.epochMod, m.Host)
-	m.spawn(ctx, s, func(ctx context.Context) func() {
-		ok, revision, err := m.Store.Commit(ctx,
+	m.spawn(ctx, s, func(call context.Context) func() {
+		ok, revision, err := m.Store.Commit(call,
 			[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0), cmp},
 			clientv3.OpPut(key, h.String(), clientv3.WithLease(lease)), epoch)
 		return func() {
@@ -69,30 +69,43 @@ func (m *Manager) serve(ctx context.Context, s *state) {
 				return
 			}
 			s.took(h, lease, revision)
-			if s.handing && m.mine(s) { // it was not, and no longer can be: the key has another revision
-				s.handing = false
-				m.extend(s)
+			if s.doubt && m.mine(s) { // it was not, and no longer can be: the key has another revision
+				s.doubt, s.handing = false, false
+				if s.added {
+					m.extend(s)
+				}
 			}
 		}
 	})
 }
 
-// giveUp removes the key, and lets others take it for some time.
-func (m *Manager) giveUp(ctx context.Context, s *state, pause time.Duration) {
+// giveUp removes the address, then the key, and lets others take it for some time. It returns
+// when to look again.
+//
+// A removal without an answer may still be carried out, when another host could have the
+// address at once. So nothing else is done with the key before an answer came.
+func (m *Manager) giveUp(ctx context.Context, s *state, pause time.Duration, why string) time.Duration {
+	s.giving = true
+	m.suspect(s)
+	if !m.remove(s, why) {
+		return again
+	}
 	modified := s.modified
 	s.pause = time.Now().Add(pause)
-	m.spawn(ctx, s, func(ctx context.Context) func() {
-		err := m.release(ctx, s.addr, modified)
+	m.spawn(ctx, s, func(call context.Context) func() {
+		err := m.release(call, s.addr, modified)
 		return func() {
-			switch {
-			case err != nil:
+			if err != nil {
 				s.retry = time.Now().Add(again)
 				m.Log.Warn("cannot give back a floating address", "address", s.addr, "err", err)
-			case s.modified == modified: // it was not told yet
+				return
+			}
+			if s.giving = false; s.modified == modified { // it was not told yet
 				s.held = false
 			}
 		}
 	})
+	return time.Minute
 }
 
 // release removes the key, if it has not changed.
@@ -137,11 +150,11 @@ func (m *Manager) hand(ctx context.Context, s *state) {
 			}
 			s.retry = time.Now().Add(again)
 			if errors.Is(err, store.ErrUnknown) {
-				s.holder.Serving = false // its key is written anew, so that it is not carried out later
+				s.doubt = true // its key is written anew, so that it is not carried out later
 				return
 			}
 			s.handing = false
-			if m.mine(s) {
+			if s.added && m.mine(s) {
 				m.extend(s)
 			}
 			m.Log.Warn("did not hand over a floating address", "address", s.addr, "host", to, "err", err)

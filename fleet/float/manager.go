@@ -52,8 +52,10 @@ type Manager struct {
 	devices map[string]string // the values of items
 	states  map[netip.Addr]*state
 	slow    sync.WaitGroup
+	begun   time.Duration // when this program began, by the clock of the lease
 
 	mu       sync.Mutex
+	clear    bool                // no address is here, since Run has returned
 	holds    map[netip.Addr]bool // of each floating address of this host
 	problems map[netip.Addr]string
 }
@@ -61,6 +63,7 @@ type Manager struct {
 // lease is what a manager needs of a [store.Session]; a test has one that counts wrongly.
 type lease interface {
 	ID() clientv3.LeaseID
+	TTL() time.Duration
 	Until() time.Duration
 	Alive() bool
 }
@@ -79,7 +82,7 @@ func New(o Options) *Manager {
 	return &Manager{
 		Options: o, calls: make(chan func()), done: make(chan struct{}),
 		items: make(map[string]keys.Item), devices: make(map[string]string), states: make(map[netip.Addr]*state),
-		holds: make(map[netip.Addr]bool), problems: make(map[netip.Addr]string),
+		holds: make(map[netip.Addr]bool), problems: make(map[netip.Addr]string), begun: store.Now(),
 	}
 }
 
@@ -108,6 +111,14 @@ func (m *Manager) Problems() []string {
 		all = append(all, fmt.Sprintf("floating address %s: %s", a, m.problems[a]))
 	}
 	return all
+}
+
+// Clear reports whether Run has returned and left no address here. Otherwise the host's lease has to
+// end by itself, as the times of its addresses do before.
+func (m *Manager) Clear() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clear
 }
 
 // Update tells the manager what etcd has, from [store.Store.Follow] of everything.
@@ -167,14 +178,18 @@ func (m *Manager) end(ctx context.Context) {
 			running = false
 		}
 	}
-	published := false
+	published, gone := false, m.known // what an earlier agent left here is not known otherwise
 	for _, s := range m.states {
-		m.remove(s, "the agent ends")
+		if m.mine(s) {
+			m.suspect(s)
+		}
+		removed := m.remove(s, "the agent ends")
+		gone = gone && removed
 		if s.published {
 			m.setHolds(s, false)
 			published = true
 		}
-		if m.mine(s) {
+		if removed && m.mine(s) {
 			if err := m.release(ctx, s.addr, s.modified); err != nil {
 				m.Log.Warn("did not give back a floating address", "address", s.addr, "err", err)
 			}
@@ -188,6 +203,9 @@ func (m *Manager) end(ctx context.Context) {
 			m.Log.Warn("what is mapped on floating addresses stays published", "err", err)
 		}
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clear = gone
 }
 
 // update takes over what etcd has.
@@ -208,6 +226,9 @@ func (m *Manager) update(u store.Update) {
 			m.change(store.Change{Entry: e})
 		}
 		m.define()
+		if u.Restored {
+			m.hesitate()
+		}
 	default:
 		items := false
 		for _, c := range u.Changes {
@@ -215,6 +236,20 @@ func (m *Manager) update(u store.Update) {
 		}
 		if items {
 			m.define()
+		}
+	}
+}
+
+// hesitate is for a restore of etcd from a snapshot: who has an address that another had then, or nobody,
+// keeps it until it notices or its lease ends.
+func (m *Manager) hesitate() {
+	wait := restoredTime
+	if m.session != nil {
+		wait = m.session.TTL() + margin
+	}
+	for _, s := range m.states {
+		if !s.added {
+			s.pause, s.retry = time.Now().Add(wait), time.Now().Add(wait)
 		}
 	}
 }
@@ -322,7 +357,7 @@ func (m *Manager) define() {
 func (m *Manager) renewed(l lease) {
 	m.session = l
 	for _, s := range m.states {
-		if s.added && m.mine(s) && !s.handing {
+		if s.added && s.link != nil && m.mine(s) && !s.handing {
 			m.extend(s)
 		}
 	}

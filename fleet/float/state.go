@@ -35,13 +35,16 @@ type state struct {
 
 	// What this host has done.
 	link      *announce.Interface
-	added     bool        // the address is on the interface
-	published bool        // Apply has been told
-	handing   bool        // it was handed over, and its new holder does not serve yet
-	announces []time.Time // when it is announced again
-	busy      bool        // a goroutine works for it
-	pause     time.Time   // this host does not take it before
-	retry     time.Time   // this host does nothing for it before, while it holds it
+	added     bool          // the address is on an interface, or may be
+	ends      time.Duration // of the clock of the lease: when the kernel ends it
+	published bool          // Apply has been told
+	handing   bool          // it was handed over, and its new holder does not serve yet
+	doubt     bool          // whether it was handed over is not known
+	giving    bool          // its key is to be given back, or was without an answer
+	announces []time.Time   // when it is announced again
+	busy      bool          // a goroutine works for it
+	pause     time.Time     // this host does not take it before
+	retry     time.Time     // this host does nothing for it before, while it holds it
 }
 
 // forget is for a new account of everything.
@@ -92,8 +95,12 @@ const (
 	overlap = 2 * time.Second
 	// again is when what failed is tried again.
 	again = time.Second
+	// restoredTime is how long a host without a lease takes none after a restore of etcd.
+	restoredTime = 5 * time.Second
 	// elsewhere is how long another host has the first try, after this one could not serve.
 	elsewhere = 5 * time.Second
+	// longest is the longest time that a kernel was given for an address (see announce).
+	longest = time.Minute
 	// slowTime bounds what a goroutine does for an address.
 	slowTime = 5 * time.Second
 )
@@ -125,26 +132,25 @@ func (m *Manager) step(ctx context.Context, s *state) time.Duration {
 	if !m.known {
 		return time.Minute
 	}
+	wait := time.Minute
 	if s.link == nil && s.defined && s.dev != "" && !m.open(s) {
-		if m.mine(s) && !s.busy && !time.Now().Before(s.retry) {
-			m.giveUp(ctx, s, elsewhere)
-		}
-		return again
+		wait = again
 	}
 	if !m.mine(s) {
-		return m.stepOther(ctx, s)
+		return min(wait, m.stepOther(ctx, s))
 	}
-	wait := m.announce(s)
+	wait = min(wait, m.announce(s))
 	if left := time.Until(s.retry); left > 0 {
 		return min(wait, left)
 	}
 	switch {
 	case s.busy:
+	case s.doubt:
+		m.serve(ctx, s)
 	case !s.defined:
-		m.remove(s, "it no longer floats here")
-		m.giveUp(ctx, s, 0)
-	case s.link == nil:
-		m.giveUp(ctx, s, elsewhere)
+		return min(wait, m.giveUp(ctx, s, 0, "it no longer floats here"))
+	case s.giving, s.link == nil:
+		return min(wait, m.giveUp(ctx, s, elsewhere, "it cannot be here"))
 	case !s.published:
 		m.setHolds(s, true)
 		m.apply(ctx, s)
@@ -152,8 +158,7 @@ func (m *Manager) step(ctx context.Context, s *state) time.Duration {
 	case !s.added:
 		if err := m.add(s); err != nil {
 			m.problem(s, err.Error())
-			m.giveUp(ctx, s, elsewhere)
-			break
+			return min(wait, m.giveUp(ctx, s, elsewhere, "it cannot be here"))
 		}
 		m.problem(s, "")
 		return min(wait, m.announce(s), time.Millisecond)
@@ -170,9 +175,9 @@ func (m *Manager) stepOther(ctx context.Context, s *state) time.Duration {
 	if s.added && s.handing && m.alive() && s.held && !s.holder.Serving {
 		return overlap // the kernel removes it by then
 	}
-	s.announces, s.handing = nil, false
-	if s.added {
-		m.remove(s, "it is another's")
+	s.announces, s.handing, s.doubt, s.giving = nil, false, false, false
+	if s.added && !m.remove(s, "it is another's") {
+		return again
 	}
 	switch {
 	case s.busy:
@@ -229,37 +234,63 @@ func (m *Manager) open(s *state) bool {
 	}
 	s.link = link
 	if ours, err := link.Check(s.addr); err == nil && ours {
-		s.added = true
+		m.left(s)
+		if m.mine(s) && !s.handing { // what an earlier agent gave it ends soon
+			m.extend(s)
+		}
 	}
 	m.problem(s, "")
 	return true
 }
 
-// life is how long an address may be there from now on.
-func (m *Manager) life() time.Duration { return m.session.Until() - store.Now() - margin }
+// left notes that an earlier agent may have left the address here.
+func (m *Manager) left(s *state) { s.added, s.ends = true, max(s.ends, m.begun+longest) }
 
-// set gives an address time. Should this process have been stopped meanwhile, so that it came
-// too late, it is removed at once.
-func (m *Manager) set(s *state, life time.Duration) error {
-	end := store.Now() + life
-	err := s.link.Set(s.addr, life)
-	if store.Now() >= end {
-		err = errors.Join(err, s.link.Delete(s.addr), errLate)
+// suspect is left for an address whose interface was never looked at.
+func (m *Manager) suspect(s *state) {
+	if s.link == nil {
+		m.left(s)
 	}
-	return err
 }
 
-var errLate = errors.New("its lease has ended")
+// deadline is until when, by the clock of the lease, an address may be there.
+func (m *Manager) deadline() time.Duration { return m.session.Until() - margin }
+
+// life is how long an address may be there from now on.
+func (m *Manager) life() time.Duration { return m.deadline() - store.Now() }
+
+// set gives an address time until the end. Should this process have been stopped between the
+// reading of the clock and the call of the kernel, which counts from the call, it does both again.
+func (m *Manager) set(s *state, end time.Duration) error {
+	const (
+		tries  = 5
+		prompt = margin / 5 // what the margin leaves for it
+	)
+	for range tries {
+		begun := store.Now()
+		if begun >= end {
+			break
+		}
+		s.ends = max(s.ends, end)
+		err := s.link.Set(s.addr, end-begun)
+		if err != nil || store.Now()-begun < prompt {
+			return err
+		}
+	}
+	return errors.Join(s.link.Delete(s.addr), errLate)
+}
+
+var errLate = errors.New("its lease has ended, or this host is too busy to be in time")
 
 // add adds the address and announces it.
 func (m *Manager) add(s *state) error {
 	if _, err := s.link.Check(s.addr); err != nil {
 		return err
 	}
-	if err := m.set(s, m.life()); err != nil {
+	s.added = true // even if it fails: then it is removed before its key is
+	if err := m.set(s, m.deadline()); err != nil {
 		return err
 	}
-	s.added = true
 	now := time.Now()
 	s.announces = []time.Time{now}
 	for _, d := range repeats {
@@ -271,38 +302,55 @@ func (m *Manager) add(s *state) error {
 
 // extend gives an address that is there the time of the session.
 func (m *Manager) extend(s *state) {
-	life := m.life()
-	if life < time.Second {
+	if m.life() < time.Second {
 		m.remove(s, "its lease ends")
 		return
 	}
-	if err := m.set(s, life); err != nil { // it is tried anew, and given up then
+	if err := m.set(s, m.deadline()); err != nil { // it is tried anew, and given up then
 		m.remove(s, err.Error())
 	}
 }
 
 // shorten leaves an address that was handed over its overlap, unless it has less.
 func (m *Manager) shorten(s *state) {
-	if !s.added || !m.alive() {
+	if !s.added || s.link == nil || !m.alive() {
 		return
 	}
-	if err := m.set(s, min(m.life(), overlap)); err != nil {
+	if err := m.set(s, min(m.deadline(), store.Now()+overlap)); err != nil {
 		m.remove(s, err.Error())
 	}
 }
 
-// remove removes the address.
-func (m *Manager) remove(s *state, why string) {
+// remove removes the address, and reports whether it is surely not there. While it may be, its key
+// is not given to others.
+func (m *Manager) remove(s *state, why string) bool {
 	if !s.added {
-		return
+		return true
 	}
-	s.added, s.announces, s.handing = false, nil, false
-	if err := s.link.Delete(s.addr); err != nil {
+	s.announces, s.handing = nil, false
+	if err := m.delete(s); err != nil && store.Now() < s.ends+margin {
 		m.Log.Warn("cannot remove a floating address: its time ends it", "address", s.addr, "err", err)
-		return
+		return false
 	}
+	s.added = false
 	m.Log.Info("gave up a floating address", "address", s.addr, "interface", s.dev, "why", why)
+	return true
 }
+
+// delete removes the address from all interfaces.
+func (m *Manager) delete(s *state) error {
+	if s.link != nil {
+		return s.link.Delete(s.addr)
+	}
+	link, err := m.Open(loopback) // any will do
+	if err != nil {
+		return err
+	}
+	return errors.Join(link.Delete(s.addr), link.Close())
+}
+
+// loopback is an interface that every host has.
+const loopback = "lo"
 
 // announce sends the announcements that are due, and returns when the next one is.
 func (m *Manager) announce(s *state) time.Duration {
@@ -320,7 +368,7 @@ func (m *Manager) announce(s *state) time.Duration {
 }
 
 // spawn does something slow for an address, and then the function that it returns in the
-// goroutine of Run.
+// goroutine of Run. The context of work has ended by then.
 func (m *Manager) spawn(ctx context.Context, s *state, work func(context.Context) (done func())) {
 	s.busy = true
 	m.slow.Go(func() {
@@ -336,13 +384,13 @@ func (m *Manager) spawn(ctx context.Context, s *state, work func(context.Context
 
 // apply publishes what is mapped on an address whose key this host has.
 func (m *Manager) apply(ctx context.Context, s *state) {
-	m.spawn(ctx, s, func(ctx context.Context) func() {
-		err := m.Apply(ctx)
+	m.spawn(ctx, s, func(call context.Context) func() {
+		err := m.Apply(call)
 		return func() {
 			s.published = true
 			if err != nil && ctx.Err() == nil && !s.added {
 				m.problem(s, err.Error())
-				m.giveUp(ctx, s, elsewhere)
+				s.giving = true
 			}
 		}
 	})

@@ -331,6 +331,9 @@ func (m *Manager) Release(ctx context.Context, network, name string) ([]nat.Mapp
 }
 
 func (m *Manager) release(ctx context.Context, network, name string) ([]nat.Mapping, error) {
+	if err := keys.ValidateName("shared network", network); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	p := m.pool(network)
 	m.mu.Unlock()

@@ -34,6 +34,17 @@ var (
 // wrap gives an error of the client the error of this package. change says that the call changes
 // something, so that without an answer its outcome is not known.
 func (s *Store) wrap(ctx context.Context, err error, change bool) error {
+	err = s.brief(ctx, err, change)
+	if errors.Is(err, ErrUnavailable) {
+		if reason := s.reason(); reason != nil {
+			err = fmt.Errorf("%w: %w", err, reason)
+		}
+	}
+	return err
+}
+
+// brief is wrap without the reason why nobody answers, which takes time.
+func (s *Store) brief(ctx context.Context, err error, change bool) error {
 	if err == nil {
 		return nil
 	}
@@ -54,14 +65,10 @@ func (s *Store) wrap(ctx context.Context, err error, change bool) error {
 	if !unanswered(err) {
 		return err
 	}
-	cause := ErrUnavailable
-	if reason := s.reason(); reason != nil {
-		cause = fmt.Errorf("%w: %w", ErrUnavailable, reason)
-	}
 	if change {
-		return fmt.Errorf("%w: %w", ErrUnknown, cause)
+		return fmt.Errorf("%w: %w", ErrUnknown, ErrUnavailable)
 	}
-	return cause
+	return ErrUnavailable
 }
 
 // unanswered reports whether an error says that there was no answer.

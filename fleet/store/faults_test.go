@@ -121,6 +121,33 @@ func TestCutOffAndCompacted(t *testing.T) {
 	})
 }
 
+// A lease outlives the loss of a member that says nothing: what was asked of it is asked of the next one in time.
+func TestSilentMember(t *testing.T) {
+	c := etcdtest.New(t, etcdtest.Options{Hosts: 1})
+	s, err := opened(t, optionsOf(c, c.Hosts[0]))
+	require.NoError(t, err)
+	session, err := s.Session(t.Context(), 6*time.Second)
+	require.NoError(t, err)
+	leader := c.Leader(t)
+	require.NotNil(t, leader)
+	for _, m := range c.Members {
+		if m != leader {
+			require.NoError(t, c.LAN.Cut(m.NS))
+			break
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	renewals := 0
+	err = session.Run(ctx, func(time.Duration) {
+		if renewals++; renewals == 4 { // each of three was asked
+			cancel()
+		}
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	require.True(t, session.Alive())
+}
+
 // Restored from an older snapshot, etcd tells nobody; a follower is told.
 func TestRestored(t *testing.T) {
 	c := etcdtest.New(t, etcdtest.Options{Members: 1})

@@ -71,7 +71,7 @@ func (s *Session) Renew(ctx context.Context) error {
 	sent := Now()
 	resp, err := s.store.client.KeepAliveOnce(call, s.id)
 	if err != nil {
-		return s.store.wrap(ctx, err, false)
+		return s.store.brief(ctx, err, false) // there is just time to ask another member
 	}
 	s.store.note(ctx, resp.ResponseHeader, false)
 	if resp.TTL <= 0 {

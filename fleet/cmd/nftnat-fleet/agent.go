@@ -44,8 +44,8 @@ func newAgent(g *global) *cobra.Command {
 			if err := keys.ValidateName("host", o.Host); err != nil {
 				return err
 			}
-			if o.TTL < 2*time.Second || o.TTL%time.Second != 0 {
-				return usageError{fmt.Errorf("--ttl %s: a lease has whole seconds, at least 2", o.TTL)}
+			if o.TTL < 2*time.Second || o.TTL > time.Minute || o.TTL%time.Second != 0 {
+				return usageError{fmt.Errorf("--ttl %s: a lease has whole seconds, 2 to 60", o.TTL)}
 			}
 			if o.Store, err = g.options(); err != nil {
 				return err

@@ -18,6 +18,7 @@ import (
 	"github.com/nftnat/nftnat/fleet/desired"
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/fleet/store"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/state"
 )
 
@@ -165,7 +166,7 @@ func newDiff(g *global) *cobra.Command {
 func (g *global) printDifferences(w io.Writer, ds []desired.Difference) error {
 	if !g.json {
 		for _, d := range ds {
-			if _, err := fmt.Fprintln(w, d); err != nil {
+			if _, err := fmt.Fprintln(w, printable.Text(d.String())); err != nil {
 				return err
 			}
 		}
@@ -248,7 +249,7 @@ func (g *global) printItems(w io.Writer, entries []store.Entry) error {
 		if i, err := keys.ParseItem(e.Key); err == nil {
 			what = i.String()
 		}
-		if _, err := fmt.Fprintf(w, "%s: %s\n", what, strings.ReplaceAll(strings.TrimSpace(e.Value), "\n", " | ")); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", printable.Text(what), printable.Text(strings.ReplaceAll(strings.TrimSpace(e.Value), "\n", " | "))); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nftnat/nftnat/fleet/float"
 	"github.com/nftnat/nftnat/fleet/keys"
+	"github.com/nftnat/nftnat/internal/printable"
 )
 
 func newFloat(g *global) *cobra.Command {
@@ -121,7 +122,7 @@ func printFloats(out io.Writer, rows []float.Row) error {
 	for _, r := range rows {
 		holder, state, epoch, since := "-", "free", "-", "-"
 		if r.Holder.Host != "" {
-			holder, state = r.Holder.Host, "taking"
+			holder, state = printable.Text(r.Holder.Host), "taking"
 		}
 		if r.Holder.Serving {
 			state = "serving"
@@ -129,7 +130,7 @@ func printFloats(out io.Writer, rows []float.Row) error {
 		if r.Epoch.Number != 0 {
 			epoch, since = fmt.Sprint(r.Epoch.Number), r.Epoch.Since.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Addr, r.Scope, r.Dev, holder, state, epoch, since)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Addr, r.Scope, printable.Text(r.Dev), holder, state, epoch, since)
 	}
 	return w.Flush()
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/nftnat/nftnat/fleet/keys"
 	"github.com/nftnat/nftnat/fleet/space"
 	"github.com/nftnat/nftnat/fleet/store"
+	"github.com/nftnat/nftnat/internal/printable"
 	"github.com/nftnat/nftnat/nat"
 )
 
@@ -112,7 +113,7 @@ func newNetworkLs(g *global) *cobra.Command {
 				return err
 			}
 			if closed != nil {
-				fmt.Fprintf(g.stderr, "nftnat-fleet: %v\n", closed)
+				fmt.Fprintf(g.stderr, "nftnat-fleet: %s\n", printable.Line(closed.Error()))
 			}
 			if g.json {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(networkDocs(all))
@@ -124,7 +125,7 @@ func newNetworkLs(g *global) *cobra.Command {
 				for _, host := range slices.Sorted(maps.Keys(doc.Held)) {
 					held = append(held, fmt.Sprintf("%s %d", host, len(doc.Held[host])))
 				}
-				fmt.Fprintf(w, "%s\t%s\t%d of %s\t%s\n", doc.Name, doc.Prefix, doc.Blocks, doc.Block, strings.Join(held, ", "))
+				fmt.Fprintf(w, "%s\t%s\t%d of %s\t%s\n", printable.Text(doc.Name), doc.Prefix, doc.Blocks, doc.Block, strings.Join(held, ", "))
 			}
 			return w.Flush()
 		}),
@@ -212,7 +213,8 @@ func addressesOf(ctx context.Context, s *store.Store, via []string) (map[string]
 	}
 	for _, e := range agents.Entries {
 		if a, err := keys.ParseAgent(e.Value); err == nil {
-			if at, err := netip.ParseAddr(a.Address); err == nil {
+			// A zone is of that host alone, and can be any text: what is printed is run by a shell.
+			if at, err := netip.ParseAddr(a.Address); err == nil && at.Zone() == "" {
 				ways[strings.TrimPrefix(e.Key, keys.Hosts)] = at
 			}
 		}
@@ -220,7 +222,7 @@ func addressesOf(ctx context.Context, s *store.Store, via []string) (map[string]
 	for _, text := range via {
 		host, addr, ok := strings.Cut(text, "=")
 		at, err := netip.ParseAddr(addr)
-		if !ok || err != nil || keys.ValidateName("host", host) != nil {
+		if !ok || err != nil || at.Zone() != "" || keys.ValidateName("host", host) != nil {
 			return nil, usageError{fmt.Errorf("--via %q is not HOST=ADDRESS", text)}
 		}
 		ways[host] = at
@@ -342,7 +344,7 @@ func newForget(g *global) *cobra.Command {
 		RunE: withStore(g, func(ctx context.Context, cmd *cobra.Command, s *store.Store, args []string) error {
 			freed, err := space.Forget(ctx, s, args[0])
 			for _, text := range freed {
-				fmt.Fprintln(cmd.OutOrStdout(), text)
+				fmt.Fprintln(cmd.OutOrStdout(), printable.Text(text))
 			}
 			return err
 		}),

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,4 +149,23 @@ func TestSpaceCommands(t *testing.T) {
 		require.Empty(t, r.Stdout, line)
 	}
 	require.Equal(t, "8080->"+first[1]+":80\n", a.does(t, "release all web"))
+
+	// What etcd has is neither run by the shell that installs routes nor by the terminal.
+	client := c.Open(t, c.Client)
+	for key, value := range map[string]string{
+		"hosts/edge3": `{"address": "fe80::1%;reboot"}`, "space/all/block/7": "edge3 x", "desired/all/mapping/x": "\x1b[2J", "desired/\x1b[3J": "x",
+	} {
+		_, err := client.Put(t.Context(), "/nftnat/1/"+key, value)
+		require.NoError(t, err)
+	}
+	require.NotContains(t, a.does(t, "network routes all"), "reboot")
+	require.Contains(t, a.does(t, "network routes all --via edge3=192.0.2.23"), "via 192.0.2.23\n")
+	require.Equal(t, "mapping x of all: \\x1b[2J\ndesired/\\x1b[3J: x\n", sorted(a.does(t, "get")))
+}
+
+// sorted sorts lines, the longest first.
+func sorted(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	slices.SortFunc(lines, func(a, b string) int { return len(b) - len(a) })
+	return strings.Join(lines, "")
 }

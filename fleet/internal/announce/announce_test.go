@@ -186,6 +186,13 @@ func TestForeign(t *testing.T) {
 	ours, err := i.Check(float4)
 	require.NoError(t, err)
 	require.False(t, ours)
+	// One that came to ours stays when ours goes.
+	labtest.Exec(t, one, "ip", "addr", "add", "192.0.2.100/24", "dev", lab.MachineLink)
+	require.NoError(t, i.Set(float4, 30*time.Second))
+	require.NoError(t, i.Delete(float4))
+	shown := labtest.Exec(t, one, "ip", "-o", "addr")
+	require.Contains(t, shown, "192.0.2.100/24")
+	require.NotContains(t, shown, "192.0.2.100/32")
 }
 
 func TestNoInterface(t *testing.T) {

@@ -135,6 +135,7 @@ func (i *Interface) Delete(a netip.Addr) error {
 		}
 		payload := header(a, e.index)
 		payload = nlwire.AppendAttr(payload, unix.IFA_LOCAL, a.AsSlice()...)
+		payload = nlwire.AppendAttr(payload, unix.IFA_ADDRESS, a.AsSlice()...) // or it is the first with any prefix
 		err := i.ask(unix.RTM_DELADDR, unix.NLM_F_ACK, payload, nil)
 		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("remove address %s from %s: %w", a, i.name, err)
