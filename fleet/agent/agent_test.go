@@ -6,7 +6,6 @@ package agent_test
 import (
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -100,13 +99,13 @@ func TestFleet(t *testing.T) {
 	require.Equal(t, 4, f.do(t, "", "status", "nobody").Code)
 
 	// A daemon that is killed is back, and its agent with it.
-	require.NoError(t, f.hosts[0].run.daemon.Signal(syscall.SIGKILL))
+	f.hosts[0].run.daemon.Kill()
 	f.apply(t, "mappings:\n"+f.mapping(8080, 9003, "web")+f.mapping(7000, 9001, "more"), "--host", "host1")
 	f.serve(t, f.hosts[0])
 	f.answers(t, f.hosts[0], 7000, "first")
 
 	// So is an agent, at once: it goes on with its lease.
-	require.NoError(t, f.hosts[1].run.agent.Signal(syscall.SIGKILL))
+	f.hosts[1].run.agent.Kill()
 	f.join(t, f.hosts[1])
 	f.apply(t, "mappings:\n"+f.mapping(8080, 9003, "web"), "--group", "edge")
 	f.answers(t, f.hosts[1], 8080, "third")
@@ -179,9 +178,9 @@ func TestEtcdAway(t *testing.T) {
 	require.Equal(t, 1, r.Code)
 	require.Contains(t, r.Stderr, "connection refused")
 	// A daemon that is restarted meanwhile finds its table; an agent waits.
-	require.NoError(t, cut.run.daemon.Signal(syscall.SIGKILL))
+	cut.run.daemon.Kill()
 	f.serve(t, cut)
-	require.NoError(t, f.hosts[1].run.agent.Signal(syscall.SIGKILL))
+	f.hosts[1].run.agent.Kill()
 	f.join(t, f.hosts[1])
 	for _, h := range f.hosts {
 		f.answers(t, h, 8080, "second")
