@@ -4,13 +4,11 @@
 package float_test
 
 import (
-	"context"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -115,42 +113,13 @@ func TestPrograms(t *testing.T) {
 	t.Run("handover", func(t *testing.T) {
 		for k, a := range addrs {
 			to := (holders[k] + 1) % 3
-			ctx, cancel := context.WithCancel(t.Context())
-			var wg sync.WaitGroup
-			var mu sync.Mutex
-			count := make(map[int]int)
-			var failed []error
-			wg.Go(func() {
-				for ctx.Err() == nil {
-					wg.Go(func() {
-						ctx, cancel := context.WithTimeout(t.Context(), labtest.Stretch(5*time.Second))
-						defer cancel()
-						_, peer, err := lab.Ask(ctx, f.Client, "tcp", front(a), netip.AddrPort{})
-						mu.Lock()
-						defer mu.Unlock()
-						if err != nil {
-							failed = append(failed, err)
-						} else {
-							count[by(peer)]++
-						}
-					})
-					time.Sleep(5 * time.Millisecond)
-				}
-			})
-			many := func(i int) {
-				t.Helper()
-				require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return count[i] >= 50 }, labtest.Stretch(20*time.Second), time.Millisecond)
-			}
-			many(holders[k])
+			c, stop := connect(t, f.Client, front(a), func(_ string, peer netip.AddrPort) string { return name(by(peer)) })
+			c.many(t, name(holders[k]))
 			done("", "handover", a.String(), name(to))
-			many(to)
-			cancel()
-			wg.Wait()
-			t.Logf("%s: %v connections, failed: %v", a, count, failed)
-			for _, err := range failed { // open in that moment
-				require.ErrorContains(t, err, "reset")
-			}
-			require.LessOrEqual(t, len(failed), 3)
+			changed := time.Now()
+			c.many(t, name(to))
+			stop()
+			c.verify(t, changed)
 			holders[k] = to
 			require.Equal(t, to, served(k))
 		}
