@@ -544,18 +544,21 @@ func TestHistoryOfCountingFromReceipt(t *testing.T) {
 	}
 	for round := 0; wrong.float.check(t, floatModel()) == porcupine.Ok; round++ {
 		require.Less(t, round, 5, "what is wrong was not found")
-		for _, s := range subjects {
-			stopped := s.served(t)
-			require.NoError(t, s.agents[stopped].Signal(syscall.SIGSTOP))
-			defer func() { _ = s.agents[stopped].Signal(syscall.SIGCONT) }()
+		var stopped [2]int
+		for i, s := range subjects {
+			stopped[i] = s.served(t)
+			p := s.agents[stopped[i]]
+			require.NoError(t, p.Signal(syscall.SIGSTOP))
+			defer func() { _ = p.Signal(syscall.SIGCONT) }()
 		}
 		for _, s := range subjects {
 			s.served(t)
 		}
-		for _, s := range subjects {
-			for _, p := range s.agents {
-				require.NoError(t, p.Signal(syscall.SIGCONT))
-			}
+		for i, s := range subjects { // it goes on, and may do what it was about to do
+			require.NoError(t, s.agents[stopped[i]].Signal(syscall.SIGCONT))
+			time.Sleep(time.Second)
+			s.agents[stopped[i]].Kill()
+			s.start(t, stopped[i])
 		}
 	}
 	require.Equal(t, porcupine.Ok, right.float.check(t, floatModel()))
