@@ -199,6 +199,10 @@ func TestHandOver(t *testing.T) {
 	require.ErrorIs(t, err, nat.ErrNotFound)
 	require.ErrorContains(t, err, "its agent does not run")
 	require.NoError(t, float.Remove(t.Context(), f.store, keys.OfGroup("edge"), float4))
+	require.Eventually(t, func() bool { // its holder has given it up
+		_, held, _, err := f.store.Get(t.Context(), keys.Float(float4))
+		return err == nil && !held
+	}, labtest.Stretch(10*time.Second), 5*time.Millisecond)
 	_, err = float.Create(t.Context(), f.store, keys.OfHost(name(0)), float4, lab.MachineLink)
 	require.NoError(t, err)
 	require.Equal(t, 0, f.holder(t, float4, 1))
