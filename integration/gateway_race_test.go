@@ -38,7 +38,7 @@ func TestGatewayRaces(t *testing.T) {
 	client := b.one.V4
 	operator := b.api.As("operator")
 
-	rounds := labtest.RoundsOf(t, envGatewayRaces, "races", 150, 10000)
+	rounds := labtest.RoundsOf(t, envGatewayRaces, "races", 150, 500)
 	displaced, kept := 0, 0
 	for i := range rounds {
 		port := uint16(10000 + i%40000)
